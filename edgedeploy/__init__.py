@@ -1,0 +1,1 @@
+"""Compress, export, push, measure and select neural-network variants for edge devices."""

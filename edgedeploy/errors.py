@@ -1,0 +1,121 @@
+"""Every error that edgedeploy raises on purpose, so that a caller can tell whose turn it is.
+
+    EdgeDeployError
+      PlanError                 a file the user wrote; names file, key, what was found, what was expected
+      CompressionError          a pass could not do what the recipe asks
+      ExportError               the net could not be written in the format
+        ParityError             the written file does not compute what the source computes
+      TransportError            the link to a board; always names the board
+        ConnectError            nobody answers
+        AuthError               the board does not let us in
+        HostKeyError            the board is not who it was, or is not known yet
+        TransferError           bytes did not arrive
+        TransportTimeout        a deadline passed
+        CommandFailed           a command ran and failed; carries argv, exit code, both streams
+      BoardError                no space, no Python, no runtime, locked, unfit profile
+      AgentError                no report came back, or one that cannot be read
+      StoreError                the project's own database or object folder
+      LeaseError                another job holds the board
+
+A message is one sentence that says what went wrong, where, and how to mend it.
+"""
+
+from collections.abc import Sequence
+from enum import IntEnum
+
+
+class ExitCode(IntEnum):
+    """What the command line returns to its caller."""
+
+    DONE = 0
+    NOTHING_QUALIFIES = 1
+    USAGE = 2
+    UNAVAILABLE = 3
+    FAILED = 4
+    INTERRUPTED = 130
+
+
+class EdgeDeployError(Exception):
+    """Base of all errors meant for the user; `exit_code` is what a command line should return."""
+
+    exit_code = ExitCode.FAILED
+
+
+class PlanError(EdgeDeployError):
+    """A file the user wrote cannot be used as it stands."""
+
+    exit_code = ExitCode.USAGE
+
+
+class CompressionError(EdgeDeployError):
+    """A pass could not do what the recipe asks of it."""
+
+
+class ExportError(EdgeDeployError):
+    """The net could not be written in the wanted format."""
+
+
+class ParityError(ExportError):
+    """The exported file strays from the source by more than its precision allows."""
+
+
+class TransportError(EdgeDeployError):
+    """The link to a board failed. `board` is the board's name or address, and leads the message."""
+
+    exit_code = ExitCode.UNAVAILABLE
+
+    def __init__(self, board: str, message: str) -> None:
+        super().__init__(f"{board}: {message}")
+        self.board = board
+
+
+class ConnectError(TransportError):
+    """Nobody answers at the board's address."""
+
+
+class AuthError(TransportError):
+    """The board refuses the user or the key."""
+
+
+class HostKeyError(TransportError):
+    """The board's host key is unknown or has changed."""
+
+
+class TransferError(TransportError):
+    """A file did not arrive whole."""
+
+
+class TransportTimeout(TransportError):
+    """A deadline passed before the board answered."""
+
+
+class CommandFailed(TransportError):
+    """A command ran on the board and returned a non-zero exit code."""
+
+    exit_code = ExitCode.FAILED
+
+    def __init__(self, board: str, argv: Sequence[str], exit_code: int, stdout: bytes, stderr: bytes) -> None:
+        last = stderr.decode("utf-8", "replace").strip().rpartition("\n")[2][:300]
+        super().__init__(board, f"`{argv[0]}` failed with exit code {exit_code}" + (f": {last}" if last else ""))
+        self.argv = tuple(argv)
+        self.command_exit_code = exit_code
+        self.stdout = stdout
+        self.stderr = stderr
+
+
+class BoardError(EdgeDeployError):
+    """The board answers but cannot do the job: no space, no Python, no runtime, locked, unfit."""
+
+
+class AgentError(EdgeDeployError):
+    """The agent on the board left no report, or one that cannot be read."""
+
+
+class StoreError(EdgeDeployError):
+    """The project's database or object folder cannot be used."""
+
+
+class LeaseError(EdgeDeployError):
+    """Another job holds the board."""
+
+    exit_code = ExitCode.UNAVAILABLE
