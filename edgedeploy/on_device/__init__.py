@@ -1,1 +1,1 @@
-"""What runs on the board: standard library of Python 3.7 plus the runtime found there; imports nothing of ours."""
+"""What runs on the board: standard library of Python 3.7 plus the runtime found; imports nothing of ours."""
