@@ -1,0 +1,6 @@
+"""The task: everything the user states once about a net, so that every later step can be judged by it."""
+
+from edgedeploy.task.definition import Arrays, Split, Task, predict
+from edgedeploy.task.loading import load_task, task_digest
+
+__all__ = ["Arrays", "Split", "Task", "load_task", "predict", "task_digest"]
