@@ -1,0 +1,70 @@
+"""Holds the shipped device profiles to naming their sources and to what the code knows how to use."""
+
+from __future__ import annotations
+
+import itertools
+import re
+import tomllib
+from pathlib import Path
+
+import pytest
+
+from edgedeploy.plan import load_profiles
+from edgedeploy.records import Format, Precision, Target
+
+FOLDER = Path(__file__).parents[1] / "device_profiles"
+FILES = sorted(FOLDER.glob("*.toml"))
+
+EXPECTED = {
+    "android-arm64",
+    "jetson-nano",
+    "jetson-orin-nano",
+    "jetson-xavier-nx",
+    "pi-zero-2w",
+    "pi3",
+    "pi4",
+    "pi5",
+    "pixel-8",
+    "x86-64",
+}
+
+
+def test_the_promised_kinds_of_board_are_shipped() -> None:
+    assert set(load_profiles()) == EXPECTED
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
+def test_a_profile_runs_both_formats_in_every_precision(path: Path) -> None:
+    profile = load_profiles()[path.stem]
+    assert all(profile.can_run(Target(f, p)) for f in Format for p in Precision)
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
+def test_a_profile_tells_what_its_power_source_sees_or_why_there_is_none(path: Path) -> None:
+    assert load_profiles()[path.stem].power_note
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
+def test_a_fact_has_its_source_beside_it(path: Path) -> None:
+    lines = path.read_text("utf-8").splitlines()
+    facts = ("memory_bytes", "isa", "power_note", "max_temperature_c", "max_peak_rss_bytes")
+    for above, line in itertools.pairwise(lines):
+        if line.startswith(tuple(f"{fact} = " for fact in facts)) and "has no power sensor" not in line:
+            assert "  # " in line or above.startswith("#"), f"{path.name}: {line}: no source"
+    clusters = "\n".join(lines).partition("[[cpu]]")
+    last_before = clusters[0].rstrip().rpartition("\n")[2]
+    assert last_before.startswith("#") or "#" in clusters[2].partition("[[runtime]]")[0], f"{path.name}: cpu: no source"
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
+def test_sources_are_titles_not_addresses(path: Path) -> None:
+    assert not re.search(r"https?://|www\.", path.read_text("utf-8"))
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
+def test_a_profile_fits_into_its_board(path: Path) -> None:
+    table = tomllib.loads(path.read_text("utf-8"))
+    limit = table.get("limits", {}).get("max_peak_rss_bytes", 1)
+    assert 0 < limit < table["memory_bytes"]
+    assert table["arch"] in {"aarch64", "x86_64"}
+    assert all(runtime["name"] in {"onnxruntime", "ai-edge-litert", "tflite-runtime"} for runtime in table["runtime"])
