@@ -58,6 +58,7 @@ class Plan:
     recipes: tuple[Recipe, ...]
     mode: Mode
     threads: int
+    project: str
     store_url: str | None
 
 
@@ -119,6 +120,7 @@ class _ProfileTable(_Table):
 
 
 class _StoreTable(_Table):
+    project: Name | None = None
     url: str | None = None
 
 
@@ -220,6 +222,7 @@ def load_plan(folder: Path, passes: Mapping[str, type[Pass]]) -> Plan:
         recipes=recipes,
         mode=document.profile.mode,
         threads=document.profile.threads,
+        project=document.store.project or folder.resolve().name,
         store_url=document.store.url,
     )
 

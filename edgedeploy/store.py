@@ -7,8 +7,8 @@ import hashlib
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping, MutableMapping
-from dataclasses import asdict
+from collections.abc import Iterator, MutableMapping, Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
@@ -32,11 +32,15 @@ class Store:
     finds a record finds its bytes.
     """
 
-    def __init__(self, folder: Path, url: str | None = None) -> None:
-        """Open or create the store. `url` is any SQLAlchemy URL; SQLite in `folder` by default. Raises StoreError."""
+    def __init__(self, folder: Path, project: str, url: str | None = None) -> None:
+        """Open or create the store; several projects may share one database.
+
+        `url` is any SQLAlchemy URL; SQLite in `folder` by default. Raises StoreError.
+        """
         import sqlalchemy as sa
 
         self.folder = folder
+        self._project = project
         self._objects = folder / "objects" / "sha256"
         try:
             self._objects.mkdir(parents=True, exist_ok=True)
@@ -59,7 +63,9 @@ class Store:
         self._current = sa.Table(
             "current",
             metadata,
+            sa.Column("project", sa.String(64), primary_key=True),
             sa.Column("name", sa.String(128), primary_key=True),
+            sa.Column("recipe", sa.String(64), nullable=False),
             sa.Column("position", sa.Integer, nullable=False),
             sa.Column("variant_id", sa.String(64), nullable=False),
         )
@@ -152,22 +158,32 @@ class Store:
         with self._transaction() as connection:
             _upsert(connection, self._variants, {"id": variant.id}, {"record": _encode(variant)})
 
-    def set_current(self, variants: Mapping[str, str]) -> None:
-        """Say which variant (by id) each name now means, in this order; names left out are forgotten."""
+    def set_current(self, variants: Sequence[Variant]) -> None:
+        """Say which variants the project's plan now asks for, in this order, under their present labels."""
+        rows = [
+            {
+                "project": self._project,
+                "name": variant.name,
+                "recipe": variant.recipe,
+                "position": position,
+                "variant_id": variant.id,
+            }
+            for position, variant in enumerate(variants)
+        ]
         with self._transaction() as connection:
-            connection.execute(self._current.delete())
-            for position, (name, variant_id) in enumerate(variants.items()):
-                connection.execute(self._current.insert().values(name=name, position=position, variant_id=variant_id))
+            connection.execute(self._current.delete().where(self._current.c.project == self._project))
+            if rows:
+                connection.execute(self._current.insert(), rows)
 
-    def current(self) -> dict[str, str]:
-        """Variant ids by name, as the last build left them."""
+    def current(self) -> list[Variant]:
+        """The variants of the last build, as `set_current` left them, without those whose bytes are gone."""
         import sqlalchemy as sa
 
+        mine = sa.select(self._current).where(self._current.c.project == self._project)
         with self._transaction() as connection:
-            rows = connection.execute(
-                sa.select(self._current.c.name, self._current.c.variant_id).order_by(self._current.c.position)
-            )
-            return {row.name: row.variant_id for row in rows}
+            rows = connection.execute(mine.order_by(self._current.c.position)).all()
+        found = [(row, self.variant(row.variant_id)) for row in rows]
+        return [replace(variant, name=row.name, recipe=row.recipe) for row, variant in found if variant is not None]
 
     def save_report(self, report: Report) -> None:
         """Record what a board said about a variant."""

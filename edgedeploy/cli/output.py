@@ -1,0 +1,340 @@
+"""Prints what the verbs return: a table for people, or the records as JSON."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, is_dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from edgedeploy.cli.bars import Bars, Lines
+from edgedeploy.cli.words import accuracy, bytes_text, milliseconds, or_absent, passes_text, plural, signed
+from edgedeploy.errors import ExitCode
+from edgedeploy.records import Choice, Outcome, Report, Variant
+
+if TYPE_CHECKING:
+    from edgedeploy.board import BoardFacts
+    from edgedeploy.build import Built
+    from edgedeploy.lab import Visit, Visited
+    from edgedeploy.pipeline import Run
+    from edgedeploy.plan import Fleet
+    from edgedeploy.progress import Progress
+    from edgedeploy.project import Project
+
+out = Console(highlight=False, soft_wrap=not sys.stdout.isatty())
+
+
+@contextlib.contextmanager
+def progress() -> Iterator[Progress]:
+    """What the library is at, on stderr: bars on a terminal, a line a step elsewhere."""
+    if sys.stderr.isatty():
+        with Bars() as bars:
+            yield bars
+    else:
+        yield Lines()
+
+
+def print_json(value: object) -> None:
+    """The records and nothing else, on stdout."""
+    print(json.dumps(value, default=_plain, indent=1, allow_nan=False))
+
+
+def _plain(value: object) -> object:
+    if is_dataclass(value) and not isinstance(value, type):
+        return asdict(value)
+    if isinstance(value, Path):
+        return str(value)
+    if isinstance(value, Mapping):
+        return dict(value)
+    raise TypeError(type(value))
+
+
+# -- one function a verb -------------------------------------------------------------------------------------
+
+
+def initialised(folder: Path, files: Sequence[Path], *, as_json: bool) -> None:
+    """What `init` wrote."""
+    if as_json:
+        print_json([{"file": path} for path in files])
+        return
+    out.print(f"Wrote {', '.join(path.name for path in files)} to {folder}.")
+    there = "" if folder.resolve() == Path.cwd() else f" --project {folder}"
+    out.print(f"Next: edgedeploy run{there}", soft_wrap=True)
+
+
+def trained(project: Project, now: bool, *, as_json: bool) -> None:
+    """What `train` did."""
+    if as_json:
+        print_json([{"weights": project.plan.weights, "trained": now}])
+        return
+    out.print(f"{project.plan.weights}: " + ("written." if now else "already there; --afresh trains again."))
+
+
+def built(result: Built, *, as_json: bool) -> None:
+    """The variants of the plan, and those that could not be built."""
+    if as_json:
+        print_json({"variants": result.variants, "made": result.made, "failures": result.failures})
+        return
+    print_built(result)
+
+
+def print_built(result: Built) -> None:
+    """A table of the variants before any board has seen them."""
+    out.print(_variant_table(result.variants, set(result.made)))
+    for failure in result.failures:
+        out.print(f"[red]not built[/] {failure.variant}: {escape(failure.reason)}", soft_wrap=True)
+    found = len(result.variants) - len(result.made)
+    out.print(f"{len(result.made)} built, {found} found, {len(result.failures)} failed.")
+
+
+def pushed(visits: Sequence[Visited[Visit]], *, dry_run: bool, as_json: bool) -> int:
+    """What went to each board; returns the exit code."""
+    if as_json:
+        print_json([_push_record(visited) for visited in visits])
+        return _exit_code(visits)
+    for visited in visits:
+        if visited.value is not None and (result := visited.value.push) is not None:
+            will = "would send" if dry_run else "sent"
+            rate = (
+                f" at {bytes_text(result.bytes_sent / result.seconds)}/s" if result.bytes_sent and not dry_run else ""
+            )
+            out.print(
+                f"{visited.device}: {len(visited.value.variants)} {plural(visited.value.variants, 'variant')}; {will} "
+                f"{len(result.sent)} {plural(result.sent, 'object')} ({bytes_text(result.bytes_sent)}{rate}), "
+                f"{len(result.present)} already there.",
+                soft_wrap=True,
+            )
+    return _print_errors(visits)
+
+
+def _push_record(visited: Visited[Visit]) -> dict[str, Any]:
+    visit = visited.value
+    record: dict[str, Any] = {"device": visited.device, "error": str(visited.error) if visited.error else None}
+    if visit is not None and visit.push is not None:
+        record |= {"variants": visit.variants, **asdict(visit.push)}
+    return record
+
+
+def profiled(visits: Sequence[Visited[Visit]], *, as_json: bool) -> int:
+    """What each board said; returns the exit code."""
+    if as_json:
+        print_json([report for visited in visits if visited.value for report in visited.value.reports])
+        return _print_errors(visits)
+    for visited in visits:
+        if visited.value is not None:
+            measured, all_reports = visited.value.measured, visited.value.reports
+            found = len(all_reports) - len(measured)
+            title = f"{visited.device}: {len(measured)} measured now, {found} found"
+            out.print(_report_table(title, all_reports))
+            _print_reasons(all_reports)
+    return _print_errors(visits)
+
+
+def selected(choices: Sequence[Choice], *, as_json: bool) -> None:
+    """The choice for each device."""
+    if as_json:
+        print_json(list(choices))
+        return
+    for choice in choices:
+        print_choice(choice)
+
+
+def print_choice(choice: Choice) -> None:
+    """One device's winner, and why each other lost."""
+    heading = f"[bold]{choice.device}[/] ({choice.profile}), least {choice.objective}: "
+    if choice.rehearsal:
+        heading = "[yellow]REHEARSAL[/] " + heading
+    if choice.winner is None:
+        out.print(heading + "[red]nothing qualifies[/]")
+    else:
+        sure = "" if choice.confidence is None else f", ahead of the next with probability {choice.confidence:.2f}"
+        out.print(f"{heading}[green]{choice.winner}[/]{sure} ({choice.verdict})", soft_wrap=True)
+        for reason in choice.reasons:
+            out.print(f"  [yellow]suspect[/]: {escape(reason)}", soft_wrap=True)
+    table = Table("variant", "why it is not the one", box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    for rejection in choice.rejected:
+        place = choice.ranking.index(rejection.variant) + 1 if rejection.variant in choice.ranking else None
+        table.add_row(
+            f"  {rejection.variant}", (f"{place}. in the ranking: " if place else "") + escape(rejection.reason)
+        )
+    if choice.rejected:
+        out.print(table)
+
+
+def ran(run: Run, *, as_json: bool) -> None:
+    """Everything a run did."""
+    if as_json:
+        print_json(
+            {
+                "variants": run.built.variants,
+                "made": run.built.made,
+                "failures": run.built.failures,
+                "pushes": [_push_record(visited) for visited in run.visits],
+                "choices": run.choices,
+                "report": run.report,
+            }
+        )
+        return
+    print_built(run.built)
+    by_name = {variant.name: variant for variant in run.built.variants}
+    for visited in run.visits:
+        if visited.value is not None:
+            visit = visited.value
+            sent = f"{len(visit.push.sent)} objects sent ({bytes_text(visit.push.bytes_sent)})" if visit.push else ""
+            out.print(_report_table(f"{visit.device}: {sent}, {len(visit.measured)} measured", visit.reports, by_name))
+            _print_reasons(visit.reports)
+    for choice in run.choices:
+        print_choice(choice)
+    _print_errors(run.visits)
+    out.print(f"Report: {run.report}", soft_wrap=True)
+
+
+def listed(fleet: Fleet, probed: Sequence[Visited[BoardFacts]], *, as_json: bool) -> int:
+    """The boards of the fleet, with what they said of themselves where they were asked."""
+    said = {visited.device: visited for visited in probed}
+    if as_json:
+        print_json(
+            [
+                {
+                    **asdict(device),
+                    "facts": said[device.name].value if device.name in said else None,
+                    "error": str(said[device.name].error) if device.name in said and said[device.name].error else None,
+                }
+                for device in fleet.devices
+            ]
+        )
+        return _exit_code(probed)
+    table = Table("device", "profile", "kind", "address", "answers" if probed else "tags", box=None, pad_edge=False)
+    for device in fleet.devices:
+        last = ", ".join(device.tags)
+        if device.name in said:
+            facts = said[device.name].value
+            last = "no" if facts is None else f"{facts.machine}, Python {facts.python_version}, {facts.kernel}"
+        kind = fleet.profile(device).title
+        table.add_row(device.name, device.profile, kind, device.address, last)
+    out.print(table)
+    return _print_errors(probed)
+
+
+def shown(variant: Variant, reports: Sequence[Report], *, as_json: bool) -> None:
+    """All that is known about one variant."""
+    if as_json:
+        print_json({"variant": variant, "reports": list(reports)})
+        return
+    quality, drop, parity = variant.quality, variant.drop, variant.parity
+    rows = {
+        "variant": f"{variant.name}  {variant.id[:12]}",
+        "recipe": f"{variant.recipe}: {passes_text(variant)}",
+        "file": f"{variant.target}, {bytes_text(variant.artifact.size_bytes)}",
+        "zipped": bytes_text(variant.zipped_bytes),
+        "sha256": variant.artifact.sha256,
+        "parameters": f"{variant.parameters:,}",
+        quality.metric: f"{accuracy(quality)} on {quality.examples} {quality.split} examples",
+        "drop": f"{signed(drop.value)} [{signed(drop.low)}, {signed(drop.high)}] on {drop.examples} selection examples",
+        "parity": f"relative RMS error {parity.relative_rms_error:.2g} (at most {parity.tolerance:g}), "
+        f"largest {parity.max_abs_error:.2g}, {parity.examples} examples",
+        "tools": ", ".join(f"{name} {version}" for name, version in variant.tools.items()),
+    }
+    table = Table(show_header=False, box=None, pad_edge=False)
+    for key, value in rows.items():
+        table.add_row(f"[bold]{key}[/]", escape(value))
+    for note in variant.notes:
+        table.add_row("[bold]note[/]", escape(note))
+    out.print(table)
+    for report in reports:
+        out.print(_report_table(report.device, [report]))
+        _print_reasons([report])
+
+
+def reported(path: Path, *, as_json: bool) -> None:
+    """Where the report lies."""
+    if as_json:
+        print_json([{"report": path}])
+    else:
+        out.print(f"Report: {path}", soft_wrap=True)
+
+
+# -- tables --------------------------------------------------------------------------------------------------
+
+
+def _variant_table(variants: Sequence[Variant], made: set[str]) -> Table:
+    table = Table("variant", box=None, pad_edge=False)
+    for heading in ("file", "zipped", "parameters", "metric [95 %]", "drop", "parity error"):
+        table.add_column(heading, justify="right")
+    table.add_column("")
+    for variant in variants:
+        table.add_row(
+            variant.name,
+            bytes_text(variant.artifact.size_bytes),
+            bytes_text(variant.zipped_bytes),
+            f"{variant.parameters:,}",
+            accuracy(variant.quality),
+            signed(variant.drop.value),
+            f"{variant.parity.relative_rms_error:.1e}",
+            "built" if variant.name in made else "found",
+        )
+    return table
+
+
+def _report_table(title: str, reports: Sequence[Report], variants: Mapping[str, Variant] | None = None) -> Table:
+    table = Table("variant", title=title, title_justify="left", title_style="bold", box=None, pad_edge=False)
+    columns = ("p50 ms", "p90 ms", "init ms", "first ms", "RSS over runtime", "mJ")
+    headings = (*(("metric",) if variants else ()), *columns)
+    for heading in headings:
+        table.add_column(heading, justify="right")
+    table.add_column("verdict")
+    for report in sorted(reports, key=_by_latency):
+        latency, memory, energy = report.metrics.latency, report.metrics.memory, report.metrics.energy
+        cells = [
+            milliseconds(latency and latency.p50_ms),
+            milliseconds(latency and latency.p90_ms),
+            milliseconds(latency and latency.init_ms),
+            milliseconds(latency and latency.first_inference_ms),
+            or_absent(memory and bytes_text(memory.peak_rss_over_runtime_bytes)),
+            or_absent(energy and f"{energy.total_mj:.3g}"),
+        ]
+        if variants:
+            known = variants.get(report.variant_name)
+            cells.insert(0, or_absent(known and f"{known.quality.value:.4f}"))
+        ended = report.verdict if report.outcome is Outcome.OK else report.outcome
+        table.add_row(report.variant_name, *cells, str(ended))
+    return table
+
+
+def _by_latency(report: Report) -> float:
+    return report.metrics.latency.p50_ms if report.metrics.latency else float("inf")
+
+
+def _print_reasons(reports: Sequence[Report]) -> None:
+    """Each doubt once, with the variants it concerns; what was not measured, once a reason."""
+    concerned: dict[str, list[str]] = {}
+    for report in reports:
+        failed = report.outcome is not Outcome.OK
+        for reason in (report.detail,) if failed and report.detail else report.reasons:
+            concerned.setdefault(f"{report.outcome if failed else report.verdict}: {reason}", []).append(
+                report.variant_name
+            )
+        for family, why in report.metrics.absent.items():
+            concerned.setdefault(f"{family} not measured: {why}", []).append(report.variant_name)
+    for reason, names in concerned.items():
+        whom = "" if len(names) == len(reports) else f" ({', '.join(names)})"
+        out.print(f"  [yellow]{escape(reason)}[/]{whom}", soft_wrap=True)
+
+
+def _print_errors(visits: Sequence[Visited[Any]]) -> int:
+    for visited in visits:
+        if visited.error is not None:
+            print(f"edgedeploy: {visited.error}", file=sys.stderr)
+    return _exit_code(visits)
+
+
+def _exit_code(visits: Sequence[Visited[Any]]) -> int:
+    codes = {visited.error.exit_code for visited in visits if visited.error is not None}
+    return max(codes, default=ExitCode.DONE)

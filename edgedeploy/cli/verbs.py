@@ -1,0 +1,197 @@
+"""The verbs of the command line."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from edgedeploy.errors import ExitCode
+
+app = typer.Typer(
+    help="Compress a PyTorch model, measure its variants on the boards themselves, and pick the best for each.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+
+Folder = Annotated[Path, typer.Option("--project", "-C", help="The folder with edgedeploy.toml.", show_default="here")]
+Json = Annotated[bool, typer.Option("--json", help="Print the records as JSON and nothing else on stdout.")]
+Devices = Annotated[list[str], typer.Option("--device", "-d", help="A device of fleet.toml; repeat it for several.")]
+Variants = Annotated[list[str], typer.Option("--variant", help="A variant's name or the start of its id; repeatable.")]
+Mode = Annotated[
+    Literal["smoke", "quick", "full"] | None,
+    typer.Option(help="How long to measure: at least 6, 10 or 60 s a variant. The plan's mode by default."),
+]
+Afresh = Annotated[bool, typer.Option("--afresh", help="Do again what was already done.")]
+
+
+@app.callback(invoke_without_command=True)
+def edgedeploy(
+    context: typer.Context, version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False
+) -> None:
+    """Compress a PyTorch model, measure its variants on the boards themselves, and pick the best for each."""
+    if version:
+        from importlib.metadata import version as installed
+
+        typer.echo(installed("edgedeploy"))
+        raise typer.Exit
+    if context.invoked_subcommand is None:
+        typer.echo(context.get_help())
+        raise typer.Exit
+
+
+@app.command()
+def init(
+    folder: Annotated[Path, typer.Argument(help="Where to write the project; made where it is not there.")] = Path(),
+    example: Annotated[
+        str | None, typer.Option(help="digits-cnn, digits-gru or digits-transformer; a blank project by default.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Write a project: edgedeploy.toml, fleet.toml and a task file."""
+    from edgedeploy.cli import output
+    from edgedeploy.examples import copy_example
+
+    files = copy_example(example, folder)
+    output.initialised(folder, files, as_json=as_json)
+
+
+@app.command()
+def train(project: Folder = Path(), afresh: Afresh = False, as_json: Json = False) -> None:
+    """Train the source net as the plan's [train] says, and write its weights."""
+    from edgedeploy import pipeline
+    from edgedeploy.cli import output
+    from edgedeploy.project import Project
+
+    opened = Project(project)
+    with output.progress() as progress:
+        trained = pipeline.train(opened, progress, afresh=afresh)
+    output.trained(opened, trained, as_json=as_json)
+
+
+@app.command()
+def build(project: Folder = Path(), as_json: Json = False) -> None:
+    """Compress and export every variant of the plan that is not built yet."""
+    from edgedeploy import pipeline
+    from edgedeploy.cli import output
+    from edgedeploy.project import Project
+
+    with output.progress() as progress:
+        built = pipeline.build(Project(project), progress)
+    output.built(built, as_json=as_json)
+    if built.failures:
+        raise typer.Exit(ExitCode.FAILED)
+
+
+@app.command()
+def push(
+    project: Folder = Path(),
+    device: Devices = [],  # noqa: B006 - typer reads it, nobody writes it
+    variant: Variants = [],  # noqa: B006
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be sent, and send nothing.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Send to boards what they lack: every variant that the board's profile can run, or those named."""
+    from edgedeploy import pipeline
+    from edgedeploy.cli import output
+    from edgedeploy.project import Project
+
+    with output.progress() as progress:
+        visits = pipeline.push(Project(project), device, variant, progress, dry_run=dry_run)
+    raise typer.Exit(output.pushed(visits, dry_run=dry_run, as_json=as_json))
+
+
+@app.command()
+def profile(
+    project: Folder = Path(),
+    device: Devices = [],  # noqa: B006
+    variant: Variants = [],  # noqa: B006
+    mode: Mode = None,
+    afresh: Afresh = False,
+    as_json: Json = False,
+) -> None:
+    """Measure latency, memory and power of variants on the boards themselves."""
+    from edgedeploy import pipeline
+    from edgedeploy.cli import output
+    from edgedeploy.project import Project
+
+    with output.progress() as progress:
+        visits = pipeline.profile(Project(project), device, variant, progress, mode, afresh=afresh)
+    raise typer.Exit(output.profiled(visits, as_json=as_json))
+
+
+@app.command()
+def select(
+    project: Folder = Path(),
+    device: Devices = [],  # noqa: B006
+    as_json: Json = False,
+) -> None:
+    """Choose the best variant for each device, and say why each other lost."""
+    from edgedeploy import pipeline
+    from edgedeploy.cli import output
+    from edgedeploy.project import Project
+
+    choices = pipeline.select(Project(project), device)
+    output.selected(choices, as_json=as_json)
+    if not all(choice.winner for choice in choices):
+        raise typer.Exit(ExitCode.NOTHING_QUALIFIES)
+
+
+@app.command()
+def run(project: Folder = Path(), mode: Mode = None, afresh: Afresh = False, as_json: Json = False) -> None:
+    """Walk the whole road: train, build, push, profile, select, report; goes on where it stopped."""
+    from edgedeploy import pipeline
+    from edgedeploy.cli import output
+    from edgedeploy.project import Project
+
+    opened = Project(project)
+    with output.progress() as progress:
+        done = pipeline.run(opened, progress, mode, afresh=afresh)
+    output.ran(done, as_json=as_json)
+    raise typer.Exit(done.exit_code)
+
+
+@app.command()
+def devices(
+    project: Folder = Path(),
+    probe: Annotated[bool, typer.Option("--probe", help="Ask each board what it is.")] = False,
+    as_json: Json = False,
+) -> None:
+    """List the boards of the fleet."""
+    from edgedeploy import pipeline
+    from edgedeploy.cli import output
+    from edgedeploy.project import Project
+
+    opened = Project(project)
+    raise typer.Exit(output.listed(opened.fleet, pipeline.probe(opened) if probe else [], as_json=as_json))
+
+
+@app.command()
+def show(
+    variant: Annotated[str, typer.Argument(help="A variant's name or the start of its id.")],
+    project: Folder = Path(),
+    as_json: Json = False,
+) -> None:
+    """Show what is known about one variant: how it was made, what it computes, what each board said."""
+    from edgedeploy import pipeline
+    from edgedeploy.cli import output
+    from edgedeploy.project import Project
+
+    output.shown(*pipeline.show(Project(project), variant), as_json=as_json)
+
+
+@app.command()
+def report(
+    project: Folder = Path(),
+    output_file: Annotated[Path | None, typer.Option("--output", "-o", help="Where to write the page.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Write one self-contained HTML page of everything built, measured and chosen."""
+    from edgedeploy import pipeline
+    from edgedeploy.cli import output
+    from edgedeploy.project import Project
+
+    output.reported(pipeline.report(Project(project), output_file), as_json=as_json)

@@ -1,0 +1,53 @@
+"""How the command line writes numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Sized
+
+from edgedeploy.records import Quality, Variant
+
+NOT_MEASURED = "-"
+
+
+def plural(things: Sized, noun: str) -> str:
+    """The noun, with an s where there is not exactly one thing."""
+    return noun if len(things) == 1 else noun + "s"
+
+
+def bytes_text(size_bytes: float) -> str:
+    """A size in the decimal units of file managers and data sheets."""
+    for unit in ("B", "kB", "MB"):
+        if abs(size_bytes) < 999.5:
+            return f"{size_bytes:.3g} {unit}" if unit != "B" else f"{size_bytes:.0f} B"
+        size_bytes /= 1000
+    return f"{size_bytes:.3g} GB"
+
+
+def milliseconds(value_ms: float | None) -> str:
+    """Three significant digits, or the mark of what was not measured."""
+    return NOT_MEASURED if value_ms is None else f"{value_ms:.3g}"
+
+
+def or_absent(text: str | None) -> str:
+    """The text, or the mark of what was not measured."""
+    return NOT_MEASURED if text is None else text
+
+
+def signed(value: float) -> str:
+    """A difference with its sign; zero has none."""
+    return f"{value:+.4f}" if value else "0"
+
+
+def accuracy(quality: Quality) -> str:
+    """The metric with the bounds of its interval."""
+    return f"{quality.value:.4f} [{quality.low:.4f}, {quality.high:.4f}]"
+
+
+def passes_text(variant: Variant) -> str:
+    """The passes in a line, each with its settings."""
+    if not variant.passes:
+        return "as it is"
+    return ", then ".join(
+        step.kind + " (" + ", ".join(f"{key}={value}" for key, value in step.settings.items()) + ")"
+        for step in variant.passes
+    )

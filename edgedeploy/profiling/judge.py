@@ -1,0 +1,69 @@
+"""Decides from the conditions alone whether a measurement can be believed, and says why not."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from statistics import median
+
+from edgedeploy.records import Conditions, DeviceProfile, Outcome, Repetition, Verdict
+
+# Bits 0-3 of `vcgencmd get_throttled` speak of now (under-voltage, capped, throttled, soft limit), 16-19 of the
+# time since boot.
+_THROTTLED_NOW = 0xF
+
+MAX_MEDIAN_SPREAD = 1.10
+MIN_RUNS = 64
+
+
+def void_reason(repetition: Repetition, profile: DeviceProfile) -> str | None:
+    """Why a repetition must not count at all, or None."""
+    for snapshot in (repetition.before, repetition.after):
+        if snapshot.throttled is not None and snapshot.throttled & _THROTTLED_NOW:
+            return f"the board throttled (get_throttled = {snapshot.throttled:#x})"
+        hottest = max(snapshot.temperatures_c.values(), default=None)
+        if hottest is not None and profile.max_temperature_c is not None and hottest >= profile.max_temperature_c:
+            return f"{hottest:.0f} C is at the {profile.max_temperature_c:.0f} C where this kind of board throttles"
+    if repetition.before.governors != repetition.after.governors:
+        return "the frequency governor changed"
+    return None
+
+
+def judge(
+    outcome: Outcome, conditions: Conditions, kept: Sequence[Repetition], profile: DeviceProfile
+) -> tuple[Verdict, tuple[str, ...]]:
+    """The verdict on a measurement, with its reasons. `kept` are the repetitions that were not void."""
+    if outcome is not Outcome.OK:
+        return Verdict.INVALID, (f"the outcome is {outcome}",)
+    invalid: list[str] = []
+    if conditions.accelerator_used != conditions.accelerator:
+        invalid.append(f"ran on {conditions.accelerator_used} where {conditions.accelerator} was asked for")
+    voids = [reason for repetition in conditions.repetitions if (reason := void_reason(repetition, profile))]
+    if len(kept) < 2:
+        invalid.append(f"only {len(kept)} of {len(conditions.repetitions)} repetitions count")
+    if invalid:
+        return Verdict.INVALID, tuple(dict.fromkeys(invalid + voids))
+    suspect = list(_doubts(conditions, kept))
+    if voids:
+        suspect.insert(0, f"{len(voids)} of {len(conditions.repetitions)} repetitions void: {voids[0]}")
+    return (Verdict.SUSPECT if suspect else Verdict.VALID), tuple(suspect)
+
+
+def _doubts(conditions: Conditions, kept: Sequence[Repetition]) -> list[str]:
+    doubts: list[str] = []
+    if conditions.emulated:
+        doubts.append("emulated")
+    runs = sum(len(repetition.samples_ns) for repetition in kept)
+    if runs < MIN_RUNS:
+        doubts.append(f"{runs} runs are too few, {MIN_RUNS} are needed")
+    unsettled = sum(not repetition.warm_up_converged for repetition in kept)
+    if unsettled:
+        doubts.append(f"warm-up did not converge in {unsettled} of {len(kept)} repetitions")
+    medians = [median(repetition.samples_ns) for repetition in kept]
+    if max(medians) > MAX_MEDIAN_SPREAD * min(medians):
+        spread = 100 * (max(medians) / min(medians) - 1)
+        doubts.append(f"medians of the repetitions differ by {spread:.0f} %")
+    # The measurement itself keeps one core (or `threads`) busy; half a core more is somebody else's work.
+    loads = [repetition.before.load_1m for repetition in kept if repetition.before.load_1m is not None]
+    if loads and median(loads) > conditions.threads + 0.5 and median(loads) > 0.75 * conditions.cpus:
+        doubts.append(f"the board was busy: load {median(loads):.1f} on {conditions.cpus} cores")
+    return doubts

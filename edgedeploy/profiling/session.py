@@ -1,0 +1,203 @@
+"""Runs the agent's profile operation on a board and turns its raw numbers into judged reports."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+from edgedeploy.board import Board
+from edgedeploy.errors import AgentError
+from edgedeploy.profiling.judge import judge, void_reason
+from edgedeploy.profiling.modes import WARM_UP, Mode
+from edgedeploy.records import (
+    Conditions,
+    Device,
+    DeviceProfile,
+    Energy,
+    Latency,
+    Memory,
+    Metrics,
+    Outcome,
+    Precision,
+    Repetition,
+    Report,
+    Snapshot,
+    Variant,
+)
+from edgedeploy.statistics import median_interval, percentile
+
+# How far a board's outputs may stray from the host's, relative to the range of the host's outputs: other
+# instruction sets round otherwise, and in int8 one step of the last layer is already 1/255.
+OUTPUT_TOLERANCE = {Precision.FP32: 1e-3, Precision.FP16: 2e-2, Precision.INT8: 5e-2}
+
+CHILD_TIMEOUT_S = 300.0
+
+
+def profile(
+    board: Board,
+    device: Device,
+    kind: DeviceProfile,
+    variants: Sequence[Variant],
+    *,
+    mode: Mode,
+    threads: int = 1,
+    accelerator: str = "cpu",
+    seed: int = 0,
+) -> list[Report]:
+    """Measure variants that are already on the board, interleaved; one report each, in the order given.
+
+    Raises AgentError where the board's report cannot be used, and the errors of `Board.run_job`.
+    """
+    operation = {
+        "op": "profile",
+        "mode": mode.name,
+        "threads": threads,
+        "accelerator": accelerator,
+        "seed": seed,
+        "repetitions": mode.repetitions,
+        "min_runs": mode.min_runs,
+        "min_seconds": mode.min_seconds,
+        "warm_up": WARM_UP,
+        "child_timeout_s": CHILD_TIMEOUT_S,
+        "variants": [
+            {
+                "id": variant.id,
+                "format": variant.target.format.value,
+                "artifact": variant.artifact.sha256,
+                "contract": variant.contract.sha256,
+                "probe": variant.probe.sha256,
+                "tolerance": OUTPUT_TOLERANCE[variant.target.precision],
+            }
+            for variant in variants
+        ],
+    }
+    # Every child may take its whole time before the agent gives up on it.
+    deadline_s = 60.0 + CHILD_TIMEOUT_S * len(variants) * (mode.repetitions + 2)
+    document = board.run_job([operation], timeout_s=deadline_s)
+    result = board.result(document, 0)
+    said = {entry["id"]: entry for entry in result["variants"]}
+    missing = [variant.name for variant in variants if variant.id not in said]
+    if missing:
+        raise AgentError(f"{device.name}: the agent's report leaves out {', '.join(missing)}; run the profile again.")
+    return [
+        _report(variant, said[variant.id], document, device, kind, mode, threads, accelerator) for variant in variants
+    ]
+
+
+def _report(
+    variant: Variant,
+    raw: Mapping[str, Any],
+    document: Mapping[str, Any],
+    device: Device,
+    kind: DeviceProfile,
+    mode: Mode,
+    threads: int,
+    accelerator: str,
+) -> Report:
+    facts = document["board"]
+    conditions = Conditions(
+        mode=mode.name,
+        threads=threads,
+        accelerator=accelerator,
+        accelerator_used=raw["accelerator_used"] or accelerator,
+        emulated=device.emulated or bool(facts["emulated"]),
+        python=facts["python"],
+        kernel=facts["kernel"],
+        machine=facts["machine"],
+        cpus=facts["cpus"],
+        repetitions=tuple(_repetition(repetition) for repetition in raw["repetitions"]),
+    )
+    outcome = Outcome(raw["outcome"])
+    kept = [repetition for repetition in conditions.repetitions if void_reason(repetition, kind) is None]
+    verdict, reasons = judge(outcome, conditions, kept, kind)
+    measured_at = datetime.fromtimestamp(document["finished_unix_ns"] / 1e9, UTC).isoformat(timespec="milliseconds")
+    identity = json.dumps([variant.id, device.name, measured_at, document["agent_sha256"]])
+    return Report(
+        id=hashlib.sha256(identity.encode()).hexdigest(),
+        variant_id=variant.id,
+        variant_name=variant.name,
+        device=device.name,
+        profile=kind.name,
+        runtime=raw["runtime"] or "",
+        runtime_version=raw["runtime_version"] or "",
+        outcome=outcome,
+        detail=raw["detail"] or "",
+        verdict=verdict,
+        reasons=reasons,
+        metrics=_metrics(raw, kept or conditions.repetitions, outcome),
+        conditions=conditions,
+        max_output_error=raw["max_output_error"],
+        agent_sha256=document["agent_sha256"],
+        measured_at=measured_at,
+    )
+
+
+def _metrics(raw: Mapping[str, Any], repetitions: Sequence[Repetition], outcome: Outcome) -> Metrics:
+    absent = dict(raw["absent"])
+    if not repetitions:
+        absent["latency"] = f"the outcome is {outcome}"
+    memory = raw["memory"]
+    return Metrics(
+        latency=_latency(repetitions) if repetitions else None,
+        memory=_memory(memory) if memory else None,
+        energy=Energy(**raw["energy"]) if raw["energy"] else None,
+        absent=absent,
+    )
+
+
+def _latency(repetitions: Sequence[Repetition]) -> Latency:
+    samples = sorted(sample for repetition in repetitions for sample in repetition.samples_ns)
+    low, high = median_interval([repetition.samples_ns for repetition in repetitions])
+    p50_ns = percentile(samples, 0.50)
+    assert p50_ns is not None
+    return Latency(
+        # The first repetition is the only one that may have found the file outside the page cache.
+        init_ms=repetitions[0].init_ns / 1e6,
+        first_inference_ms=repetitions[0].first_inference_ns / 1e6,
+        warm_up_runs=sum(repetition.warm_up_runs for repetition in repetitions),
+        warm_up_converged=all(repetition.warm_up_converged for repetition in repetitions),
+        runs=len(samples),
+        mean_ms=sum(samples) / len(samples) / 1e6,
+        min_ms=samples[0] / 1e6,
+        max_ms=samples[-1] / 1e6,
+        p50_ms=p50_ns / 1e6,
+        p50_low_ms=low / 1e6,
+        p50_high_ms=high / 1e6,
+        p90_ms=_in_ms(percentile(samples, 0.90)),
+        p95_ms=_in_ms(percentile(samples, 0.95)),
+        p99_ms=_in_ms(percentile(samples, 0.99)),
+    )
+
+
+def _in_ms(value_ns: float | None) -> float | None:
+    return None if value_ns is None else value_ns / 1e6
+
+
+def _memory(raw: Mapping[str, Any]) -> Memory:
+    pss, baseline_pss = raw["pss_bytes"], raw["baseline_pss_bytes"]
+    return Memory(
+        peak_rss_bytes=raw["peak_rss_bytes"],
+        peak_rss_over_runtime_bytes=raw["peak_rss_bytes"] - raw["baseline_peak_rss_bytes"],
+        pss_bytes=pss,
+        pss_over_runtime_bytes=None if pss is None or baseline_pss is None else pss - baseline_pss,
+    )
+
+
+def _repetition(raw: Mapping[str, Any]) -> Repetition:
+    return Repetition(
+        init_ns=raw["init_ns"],
+        first_inference_ns=raw["first_inference_ns"],
+        warm_up_runs=raw["warm_up_runs"],
+        warm_up_converged=raw["warm_up_converged"],
+        samples_ns=tuple(raw["samples_ns"]),
+        before=_snapshot(raw["before"]),
+        after=_snapshot(raw["after"]),
+    )
+
+
+def _snapshot(raw: Mapping[str, Any]) -> Snapshot:
+    lists = {"governors", "frequencies_mhz"}
+    return Snapshot(**{key: tuple(value) if key in lists else value for key, value in raw.items()})

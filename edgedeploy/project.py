@@ -1,0 +1,73 @@
+"""A folder with an edgedeploy.toml: its plan, its fleet and its store, each read when first needed."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Sequence
+from functools import cached_property
+from pathlib import Path
+
+from edgedeploy.compress import PASSES
+from edgedeploy.errors import PlanError
+from edgedeploy.plan import Fleet, Plan, load_fleet, load_plan
+from edgedeploy.records import Device, DeviceProfile, Report, Variant
+from edgedeploy.store import Store
+
+STORE_FOLDER = ".edgedeploy"
+
+
+class Project:
+    """What the stations work on. A mistake in a file raises PlanError when the file is first needed."""
+
+    def __init__(self, folder: Path | str = ".") -> None:
+        self.folder = Path(folder)
+
+    @cached_property
+    def plan(self) -> Plan:
+        """The project's edgedeploy.toml."""
+        return load_plan(self.folder, PASSES)
+
+    @cached_property
+    def fleet(self) -> Fleet:
+        """The project's fleet.toml."""
+        return load_fleet(self.folder)
+
+    @cached_property
+    def store(self) -> Store:
+        """The project's objects and records."""
+        return Store(self.folder / STORE_FOLDER, self.plan.project, self.plan.store_url)
+
+    def devices(self, names: Sequence[str] = ()) -> list[Device]:
+        """The named devices of the fleet, or all of them. Raises PlanError that lists what is there."""
+        if names:
+            return [self.fleet.device(name) for name in dict.fromkeys(names)]
+        if not self.fleet.devices:
+            raise PlanError(f"{self.folder / 'fleet.toml'}: no device in it yet; add a [[device]] table.")
+        return list(self.fleet.devices)
+
+    def variants(self, names: Sequence[str] = ()) -> list[Variant]:
+        """The variants of the last build by name or by the start of an id, or all of them. Raises PlanError."""
+        current = self.store.current()
+        if not current:
+            raise PlanError(f"{self.folder}: nothing is built yet; run `edgedeploy build`.")
+        return [_find(name, current) for name in dict.fromkeys(names)] if names else current
+
+    def latest_reports(self, device: Device) -> dict[str, Report]:
+        """The newest report by variant id; what another kind of board of the same name once said is left out."""
+        return {r.variant_id: r for r in self.store.reports(device.name) if r.profile == device.profile}
+
+    def profile(self, device: Device) -> DeviceProfile:
+        """The kind of board that a device of the fleet is."""
+        return self.fleet.profile(device)
+
+
+def _find(name: str, variants: Sequence[Variant]) -> Variant:
+    by_id = [variant for variant in variants if len(name) >= 6 and variant.id.startswith(name)]
+    matches = [variant for variant in variants if variant.name == name] or by_id
+    if len(matches) == 1:
+        return matches[0]
+    names = [variant.name for variant in variants]
+    close = difflib.get_close_matches(name, names, n=1)
+    hint = f" (did you mean `{close[0]}`?)" if close else ""
+    what = "more than one variant's id starts with" if matches else "no variant"
+    raise PlanError(f"{what} `{name}`{hint}; there: {', '.join(names)}.")

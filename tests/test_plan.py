@@ -1,0 +1,174 @@
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+import pytest
+
+from edgedeploy.errors import PlanError
+from edgedeploy.plan import load_fleet, load_plan, load_profiles
+from edgedeploy.records import Format, Limits, Precision, Target
+
+PLAN = """
+[task]
+file = "task.py"
+weights = "weights.safetensors"
+
+[train]
+epochs = 3
+
+[goal]
+minimise = "latency"
+max_drop = 0.01
+
+[[recipe]]
+name = "slim"
+passes = [{ kind = "halve", ratio = 0.5 }, { kind = "fine-tune", epochs = 2 }]
+formats = ["onnx", "tflite"]
+precisions = ["fp32", "int8"]
+"""
+
+FLEET = """
+[[device]]
+name = "here"
+profile = "x86-64"
+address = "local:"
+"""
+
+
+@dataclass(frozen=True)
+class Halve:
+    kind: ClassVar[str] = "halve"
+    version: ClassVar[int] = 1
+    tools: ClassVar[tuple[str, ...]] = ()
+    ratio: float
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.ratio < 1:
+            raise ValueError("expected a ratio of at least 0 and below 1")
+
+    def apply(self, model: Any, task: Any) -> Any:
+        return model
+
+
+@dataclass(frozen=True)
+class Tune:
+    kind: ClassVar[str] = "fine-tune"
+    version: ClassVar[int] = 1
+    tools: ClassVar[tuple[str, ...]] = ()
+    epochs: int
+
+    def apply(self, model: Any, task: Any) -> Any:
+        return model
+
+
+PASSES: Any = {"halve": Halve, "fine-tune": Tune}
+
+
+def write(folder: Path, *, plan: str = PLAN, fleet: str = FLEET) -> Path:
+    (folder / "edgedeploy.toml").write_text(plan)
+    (folder / "fleet.toml").write_text(fleet)
+    return folder
+
+
+def test_a_plan_is_read_whole(tmp_path: Path) -> None:
+    plan = load_plan(write(tmp_path), PASSES)
+    assert plan.task_file == tmp_path / "task.py"
+    assert plan.weights == tmp_path / "weights.safetensors"
+    assert plan.train == Tune(3)
+    assert plan.goal.limits == Limits(max_drop=0.01)
+    (recipe,) = plan.recipes
+    assert recipe.passes == (Halve(0.5), Tune(2))
+    assert recipe.targets == tuple(Target(f, p) for f in Format for p in (Precision.FP32, Precision.INT8))
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "says"),
+    [
+        ("[[recipe]]", "[[recipie]]", r"recipie: unknown key \(did you mean `recipe`\?\)"),
+        ("minimise", "minimize", r"goal\.minimize: unknown key \(did you mean `minimise`\?\)"),
+        ('"latency"', '"latancy"', r"goal\.minimise: found 'latancy': .*'latency'"),
+        ("max_drop = 0.01", "max_drop = 1.5", r"goal\.max_drop: found 1\.5: .*less than or equal to 1"),
+        ('file = "task.py"', "", r"task\.file: missing; add it"),
+        ('name = "slim"', "", r"recipe\[0\]\.name: missing"),
+        ('name = "slim"', 'name = "../slim"', r"recipe\[0\]\.name: found '\.\./slim'"),
+        ('["onnx", "tflite"]', '["onxx"]', r"recipe\[0\]\.formats\[0\]: found 'onxx'"),
+        ('["onnx", "tflite"]', "[]", r"recipe\[0\]\.formats: found \[\]"),
+        ('"halve"', '"halv"', r"recipe\[0\]\.passes\[0\]\.kind: found 'halv' \(did you mean `halve`\?\)"),
+        ('kind = "halve", ', "", r"recipe\[0\]\.passes\[0\]\.kind: missing; expected one of fine-tune, halve"),
+        ("ratio", "ratoi", r"recipe\[0\]\.passes\[0\]\.ratoi: unknown key \(did you mean `ratio`\?\)"),
+        ("ratio = 0.5", "ratio = 1.5", r"recipe\[0\]\.passes\[0\].*expected a ratio of at least 0 and below 1"),
+        ("epochs = 2", 'epochs = "two"', r"recipe\[0\]\.passes\[1\]\.epochs: found 'two'"),
+        ("epochs = 3", "", r"train\.epochs: missing"),
+        ('weights = "weights.safetensors"', "", r"task\.weights: missing; name the file that \[train\]"),
+        ("[task]", "[task", r"not valid TOML: .*line 2"),
+    ],
+)
+def test_each_mistake_names_file_key_and_mend(tmp_path: Path, old: str, new: str, says: str) -> None:
+    assert old in PLAN
+    with pytest.raises(PlanError, match=rf"edgedeploy\.toml: {says}"):
+        load_plan(write(tmp_path, plan=PLAN.replace(old, new, 1)), PASSES)
+
+
+def test_two_recipes_of_one_name_are_refused(tmp_path: Path) -> None:
+    second = PLAN + '[[recipe]]\nname = "slim"\nformats = ["onnx"]\nprecisions = ["fp32"]\n'
+    with pytest.raises(PlanError, match="`slim` is used twice"):
+        load_plan(write(tmp_path, plan=second), PASSES)
+
+
+def test_no_plan_says_how_to_get_one(tmp_path: Path) -> None:
+    with pytest.raises(PlanError, match="not there; run `edgedeploy init`"):
+        load_plan(tmp_path, PASSES)
+
+
+def test_a_fleet_is_read_whole(tmp_path: Path) -> None:
+    fleet = load_fleet(write(tmp_path))
+    device = fleet.device("here")
+    assert fleet.profile(device).name == "x86-64"
+    assert device.shares == "local:", "two addresses on this machine are never measured at once"
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "says"),
+    [
+        ('"x86-64"', '"x86-46"', r"device\[0\]\.profile: no device profile `x86-46` \(did you mean `x86-64`\?\)"),
+        ("address", "adress", r"device\[0\]\.adress: unknown key \(did you mean `address`\?\)"),
+        ('"local:"', '"192.0.2.1"', r"device\[0\]\.address: found '192\.0\.2\.1'"),
+        ("[[device]]", "[[devices]]", r"devices: unknown key \(did you mean `device`\?\)"),
+    ],
+)
+def test_each_mistake_in_a_fleet_names_its_key(tmp_path: Path, old: str, new: str, says: str) -> None:
+    with pytest.raises(PlanError, match=rf"fleet\.toml: {says}"):
+        load_fleet(write(tmp_path, fleet=FLEET.replace(old, new, 1)))
+
+
+def test_two_devices_of_one_name_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(PlanError, match="`here` is used twice"):
+        load_fleet(write(tmp_path, fleet=FLEET + FLEET))
+
+
+def test_an_unknown_device_lists_what_is_there(tmp_path: Path) -> None:
+    with pytest.raises(PlanError, match=r"no device `her` \(did you mean `here`\?\); there: here"):
+        load_fleet(write(tmp_path)).device("her")
+
+
+def test_a_users_own_profile_adds_to_the_shipped_ones(tmp_path: Path) -> None:
+    shipped = load_profiles()
+    own = tmp_path / "device_profiles"
+    own.mkdir()
+    (own / "mine.toml").write_text(
+        'title = "Mine"\narch = "aarch64"\nmemory_bytes = 5\ntransports = ["ssh"]\n'
+        '[[cpu]]\ncore = "Cortex-A53"\ncount = 4\n'
+        '[[runtime]]\nname = "onnxruntime"\nformat = "onnx"\nprecisions = ["fp32"]\n'
+    )
+    profiles = load_profiles(own)
+    assert profiles.keys() == shipped.keys() | {"mine"}
+    assert profiles["mine"].can_run(Target(Format.ONNX, Precision.FP32))
+    assert not profiles["mine"].can_run(Target(Format.TFLITE, Precision.FP32))
+
+
+def test_a_mistake_in_a_profile_names_the_file(tmp_path: Path) -> None:
+    (tmp_path / "mine.toml").write_text('title = "Mine"\n')
+    with pytest.raises(PlanError, match=r"mine\.toml: arch: missing"):
+        load_profiles(tmp_path)
