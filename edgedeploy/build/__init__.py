@@ -1,0 +1,6 @@
+"""Turns recipes into variants, each built once and found again."""
+
+from edgedeploy.build.identity import Request, requests
+from edgedeploy.build.run import Built, Failure, build
+
+__all__ = ["Built", "Failure", "Request", "build", "requests"]

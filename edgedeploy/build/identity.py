@@ -1,0 +1,64 @@
+"""Names the question that a variant answers, so that the same question is never answered twice."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import importlib.metadata
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from edgedeploy import compress, export
+from edgedeploy.errors import PlanError
+from edgedeploy.records import PassSettings, Recipe, Target
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """One variant that a plan asks for."""
+
+    id: str
+    name: str
+    recipe: Recipe
+    target: Target
+    passes: tuple[PassSettings, ...]
+    tools: dict[str, str]
+
+
+def requests(recipes: Sequence[Recipe], task_digest: str) -> list[Request]:
+    """Every variant that the recipes ask for, in their order. Raises PlanError where a tool is not installed."""
+    return [_request(recipe, target, task_digest) for recipe in recipes for target in recipe.targets]
+
+
+def _request(recipe: Recipe, target: Target, task_digest: str) -> Request:
+    passes = tuple(compress.settings(step) for step in recipe.passes)
+    needed = {tool for step in recipe.passes for tool in step.tools} | {"torch", *export.tools(target)}
+    tools = {**_versions(needed), "edgedeploy.export": str(export.VERSION)}
+    question = {
+        "task": task_digest,
+        "passes": [dataclasses.asdict(settings) for settings in passes],
+        "target": dataclasses.asdict(target),
+        "tools": tools,
+    }
+    canonical = json.dumps(question, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    return Request(
+        id=hashlib.sha256(canonical.encode()).hexdigest(),
+        name=f"{recipe.name}-{target}",
+        recipe=recipe,
+        target=target,
+        passes=passes,
+        tools=tools,
+    )
+
+
+def _versions(distributions: Iterable[str]) -> dict[str, str]:
+    versions = {}
+    for name in sorted(distributions):
+        try:
+            versions[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            raise PlanError(
+                f"{name} is not installed, and a recipe needs it to build: pip install 'edgedeploy[onnx,tflite]'."
+            ) from None
+    return versions
