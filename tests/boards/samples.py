@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import tomllib
 from dataclasses import dataclass
 from pathlib import Path
@@ -45,12 +46,26 @@ def tree(board: str, name: str) -> dict[str, str]:
     return values
 
 
-def lay_out(board: str, names: list[str], root: Path) -> Path:
-    """Write the files of `.sysfs` samples below `root` and return `root`; unreadable ones are left out."""
-    for name in names:
-        for path, value in tree(board, name).items():
-            if value:
-                file = root / path.lstrip("/")
-                file.parent.mkdir(parents=True, exist_ok=True)
-                file.write_text(value + "\n", "utf-8")
+def lay_out(board: str, root: Path) -> Path:
+    """Write the board's files and its vcgencmd below `root` and return `root`; unreadable files are left out."""
+    commands = {}
+    for name, sample in sources(board).items():
+        if name.endswith(".sysfs"):
+            for path, value in tree(board, name).items():
+                if value:
+                    _write(root / path.lstrip("/"), value + "\n")
+        elif sample.reads.startswith("/"):
+            _write(root / sample.reads.lstrip("/"), text(board, name))
+        elif sample.reads.startswith("vcgencmd "):
+            commands[sample.reads.partition(" ")[2]] = HERE / board / name
+    if commands:
+        cases = "".join(f"{command}) exec cat {shlex.quote(str(path))};;\n" for command, path in commands.items())
+        script = root / "usr/bin/vcgencmd"
+        _write(script, f"#!/bin/sh\ncase $1 in\n{cases}*) exit 255;;\nesac\n")
+        script.chmod(0o755)
     return root
+
+
+def _write(path: Path, content: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(content, "utf-8")

@@ -37,11 +37,12 @@ def test_a_sysfs_sample_is_lines_of_path_and_value(board: str) -> None:
 
 
 def test_a_tree_is_laid_out_as_files_without_the_unreadable_ones(tmp_path: Path) -> None:
-    root = samples.lay_out("jetson-orin-nano", ["thermal.sysfs", "ina3221.sysfs"], tmp_path)
+    root = samples.lay_out("jetson-orin-nano", tmp_path)
     zones = root / "sys/class/thermal"
     assert (zones / "thermal_zone0/type").read_text() == "cpu-thermal\n"
     assert (zones / "thermal_zone2/type").is_file()
     assert not (zones / "thermal_zone2/temp").exists()
+    assert (root / "proc/meminfo").read_text() == samples.text("jetson-orin-nano", "meminfo.txt")
     assert (root / "sys/bus/i2c/devices/1-0040/hwmon/hwmon1/in1_label").read_text() == "VDD_IN\n"
 
 
