@@ -23,3 +23,6 @@ class Silent:
 
     def sent(self, device: str, sent_bytes: int, total_bytes: int) -> None:
         """Ignore it."""
+
+
+SILENT: Progress = Silent()

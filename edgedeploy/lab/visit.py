@@ -1,0 +1,90 @@
+"""One visit to one board: send what it lacks, and measure what is asked for, over one connection."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from edgedeploy.board import PushResult, open_board, push
+from edgedeploy.board.bundle import agent_bundle
+from edgedeploy.profiling import MODES, Mode, profile
+from edgedeploy.progress import Progress
+from edgedeploy.project import Project
+from edgedeploy.records import Device, Report, Variant
+
+
+@dataclass(frozen=True, slots=True)
+class Visit:
+    """What a visit did. `variants` names those the board's profile can run; `measured` those measured now."""
+
+    device: str
+    variants: tuple[str, ...]
+    push: PushResult | None
+    reports: tuple[Report, ...]
+    measured: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Measurement:
+    """What to measure on a visit; `afresh` measures again what was already measured in the same way."""
+
+    mode: Mode
+    threads: int
+    afresh: bool = False
+
+
+def measurement(project: Project, mode: str | None = None, *, afresh: bool = False) -> Measurement:
+    """The measurement that the plan asks for, in another mode where one is given."""
+    return Measurement(MODES[mode or project.plan.mode], project.plan.threads, afresh)
+
+
+def visit(
+    project: Project,
+    device: Device,
+    variants: Sequence[Variant],
+    progress: Progress,
+    *,
+    measure: Measurement | None = None,
+    dry_run: bool = False,
+) -> Visit:
+    """Push the variants that the board's profile can run, then measure those not yet measured so.
+
+    Raises TransportError, BoardError, AgentError or LeaseError. Every report is kept as soon as it is judged.
+    """
+    kind = project.profile(device)
+    runnable = [variant for variant in variants if kind.can_run(variant.target)]
+    names = tuple(variant.name for variant in runnable)
+    wanted = _unmeasured(project, device, runnable, measure) if measure else []
+    with open_board(device, kind, project.folder) as board:
+        progress.step(f"push to {device.name}")
+        artifacts = {
+            artifact.sha256: project.store.path(artifact)
+            for variant in runnable
+            for artifact in (variant.artifact, variant.contract, variant.probe)
+        }
+        pushed = push(
+            board,
+            artifacts,
+            progress=lambda sent, total: progress.sent(device.name, sent, total),
+            dry_run=dry_run,
+        )
+        if wanted and measure:
+            progress.step(f"profile {len(wanted)} variants on {device.name} ({measure.mode.name})")
+            for report in profile(board, device, kind, wanted, mode=measure.mode, threads=measure.threads):
+                project.store.save_report(report)
+    latest = project.latest_reports(device)
+    reports = tuple(latest[variant.id] for variant in runnable if variant.id in latest)
+    return Visit(device.name, names, pushed, reports, tuple(variant.name for variant in wanted))
+
+
+def _unmeasured(project: Project, device: Device, variants: Sequence[Variant], measure: Measurement) -> list[Variant]:
+    if measure.afresh:
+        return list(variants)
+    agent = agent_bundle()[1]
+    same = {
+        variant_id
+        for variant_id, report in project.latest_reports(device).items()
+        if report.agent_sha256 == agent
+        and (report.conditions.mode, report.conditions.threads) == (measure.mode.name, measure.threads)
+    }
+    return [variant for variant in variants if variant.id not in same]

@@ -1,0 +1,153 @@
+"""The road from a PyTorch net to the best variant for each board, one function per station."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from edgedeploy import build as building
+from edgedeploy.board import BoardFacts, open_board
+from edgedeploy.build import Built, Failure
+from edgedeploy.compress import training
+from edgedeploy.errors import EdgeDeployError, ExitCode, PlanError
+from edgedeploy.lab import Visit, Visited, measurement, run_over, visit
+from edgedeploy.progress import SILENT, Progress
+from edgedeploy.project import Project
+from edgedeploy.records import Choice, Device, Report, Variant
+from edgedeploy.report import write_report
+from edgedeploy.selection import Candidate, choose
+from edgedeploy.task import load_task
+
+REPORT_FILE = "report.html"
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """What a whole run did, and where its report lies."""
+
+    built: Built
+    visits: tuple[Visited[Visit], ...]
+    choices: tuple[Choice, ...]
+    report: Path
+
+    @property
+    def exit_code(self) -> ExitCode:
+        """The worst that happened: what a retry cannot mend, then what it may, then a device without a winner."""
+        codes = {visited.error.exit_code for visited in self.visits if visited.error is not None}
+        if self.built.failures:
+            codes.add(ExitCode.FAILED)
+        if not all(choice.winner for choice in self.choices):
+            codes.add(ExitCode.NOTHING_QUALIFIES)
+        return max(codes, default=ExitCode.DONE)
+
+
+def run(project: Project, progress: Progress = SILENT, mode: str | None = None, *, afresh: bool = False) -> Run:
+    """All stations, each doing only what is not done yet. A board that fails does not stop the others."""
+    project.devices()  # a mistake in the fleet is better told before the training than after
+    if project.plan.train is not None:
+        train(project, progress)
+    built = build(project, progress)
+    if not built.variants:
+        raise EdgeDeployError(f"nothing could be built: {built.failures[0].variant}: {built.failures[0].reason}")
+    visits = profile(project, progress=progress, mode=mode, afresh=afresh)
+    choices = select(project)
+    return Run(built, tuple(visits), tuple(choices), report(project, failures=built.failures))
+
+
+def train(project: Project, progress: Progress = SILENT, *, afresh: bool = False) -> bool:
+    """Make the source weights as the plan's [train] says, unless they are there. Returns whether it trained."""
+    plan = project.plan
+    if plan.train is None or plan.weights is None:
+        raise PlanError(f"{project.folder / 'edgedeploy.toml'}: train: missing; add a [train] table with `epochs`.")
+    if plan.weights.exists() and not afresh:
+        return False
+    progress.step("train the source net")
+    state = training.train_from_scratch(load_task(plan.task_file, None), plan.train, progress.step)
+    training.save_weights(state, plan.weights)
+    return True
+
+
+def build(project: Project, progress: Progress = SILENT) -> Built:
+    """Compress and export every variant of the plan that is not in the store."""
+    return building.build(project.plan, project.store, progress.step)
+
+
+def push(
+    project: Project,
+    devices: Sequence[str] = (),
+    variants: Sequence[str] = (),
+    progress: Progress = SILENT,
+    *,
+    dry_run: bool = False,
+) -> list[Visited[Visit]]:
+    """Send variants to boards; what is there already is not sent again."""
+    chosen = project.variants(variants)
+
+    def action(device: Device) -> Visit:
+        return visit(project, device, chosen, progress, dry_run=dry_run)
+
+    return run_over(project.devices(devices), action)
+
+
+def profile(
+    project: Project,
+    devices: Sequence[str] = (),
+    variants: Sequence[str] = (),
+    progress: Progress = SILENT,
+    mode: str | None = None,
+    *,
+    afresh: bool = False,
+) -> list[Visited[Visit]]:
+    """Push what the boards lack and measure what was not yet measured in this way; `afresh` measures all again."""
+    chosen = project.variants(variants)
+    wanted = measurement(project, mode, afresh=afresh)
+
+    def action(device: Device) -> Visit:
+        return visit(project, device, chosen, progress, measure=wanted)
+
+    return run_over(project.devices(devices), action)
+
+
+def select(project: Project, devices: Sequence[str] = ()) -> list[Choice]:
+    """Choose for each device from what its board said last."""
+    variants = project.variants()
+    choices = []
+    for device in project.devices(devices):
+        latest = project.latest_reports(device)
+        candidates = [Candidate(variant, latest.get(variant.id)) for variant in variants]
+        choices.append(choose(device, project.profile(device), project.plan.goal, candidates))
+    return choices
+
+
+def report(project: Project, path: Path | None = None, *, failures: Sequence[Failure] = ()) -> Path:
+    """Write the HTML page of everything built, measured and chosen; returns its path."""
+    path = path or project.folder / REPORT_FILE
+    devices = project.devices()
+    write_report(
+        path,
+        title=project.plan.project,
+        variants=project.variants(),
+        reports=[report for device in devices for report in project.latest_reports(device).values()],
+        choices=select(project),
+        failures=[(failure.variant, failure.reason) for failure in failures],
+        devices=devices,
+    )
+    return path
+
+
+def show(project: Project, name: str) -> tuple[Variant, list[Report]]:
+    """One variant, and the latest that each device of the fleet said about it."""
+    (variant,) = project.variants([name])
+    latest = (project.latest_reports(device).get(variant.id) for device in project.fleet.devices)
+    return variant, [report for report in latest if report is not None]
+
+
+def probe(project: Project, devices: Sequence[str] = ()) -> list[Visited[BoardFacts]]:
+    """Ask boards what they are."""
+
+    def action(device: Device) -> BoardFacts:
+        with open_board(device, project.profile(device), project.folder) as board:
+            return board.facts
+
+    return run_over(project.devices(devices), action)
