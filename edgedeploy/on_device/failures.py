@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 
-class RuntimeUnavailable(Exception):  # noqa: N818
+class RuntimeUnavailable(Exception):
     """No runtime for the format can be imported here. `name` tells which would do."""
 
     def __init__(self, name: str, reason: str = "") -> None:
@@ -11,7 +11,7 @@ class RuntimeUnavailable(Exception):  # noqa: N818
         self.name = name
 
 
-class UnsupportedModel(Exception):  # noqa: N818
+class UnsupportedModel(Exception):
     """The runtime is there and cannot run this file as asked; the message is its reason, on one line."""
 
 

@@ -48,9 +48,7 @@ class LitertSession:
 def load(module: Any, path: str, contract: dict[str, Any], threads: int, accelerator: str) -> LitertSession:
     """Load a TFLite file. Raises UnsupportedModel."""
     if accelerator != "cpu":
-        raise UnsupportedModel(
-            "{} has no accelerator {!r} here, only cpu".format(module.__name__, accelerator)
-        )
+        raise UnsupportedModel(f"{module.__name__} has no accelerator {accelerator!r} here, only cpu")
     try:
         interpreter = module.Interpreter(model_path=path, num_threads=threads)
         interpreter.allocate_tensors()
@@ -59,12 +57,8 @@ def load(module: Any, path: str, contract: dict[str, Any], threads: int, acceler
     return LitertSession(interpreter, contract)
 
 
-def _match(
-    kind: str, there: dict[str, int], tensors: list[dict[str, Any]]
-) -> list[tuple[int, dict[str, Any]]]:
+def _match(kind: str, there: dict[str, int], tensors: list[dict[str, Any]]) -> list[tuple[int, dict[str, Any]]]:
     wanted = [tensor["name"] for tensor in tensors]
     if sorted(wanted) != sorted(there):
-        raise UnsupportedModel(
-            "the file's {}s are {}, its contract says {}".format(kind, sorted(there), wanted)
-        )
+        raise UnsupportedModel(f"the file's {kind}s are {sorted(there)}, its contract says {wanted}")
     return [(there[tensor["name"]], tensor) for tensor in tensors]

@@ -58,15 +58,10 @@ class OnnxSession:
 
 def load(module: Any, path: str, contract: dict[str, Any], threads: int, accelerator: str) -> OnnxSession:
     """Load an ONNX file. Raises UnsupportedModel."""
-    there = {
-        name[: -len(_SUFFIX)].lower(): name for name in module.get_available_providers() if name != _REMOTE
-    }
+    there = {name[: -len(_SUFFIX)].lower(): name for name in module.get_available_providers() if name != _REMOTE}
     if accelerator not in there:
-        raise UnsupportedModel(
-            "onnxruntime {} has no accelerator {!r} here, only {}".format(
-                module.__version__, accelerator, ", ".join(sorted(there))
-            )
-        )
+        here = ", ".join(sorted(there))
+        raise UnsupportedModel(f"onnxruntime {module.__version__} has no accelerator {accelerator!r} here, only {here}")
     state = module.capi.onnxruntime_pybind11_state
     errors = (RuntimeError, ValueError, *(getattr(state, name) for name in _ERRORS if hasattr(state, name)))
     options = module.SessionOptions()
@@ -94,4 +89,4 @@ def load(module: Any, path: str, contract: dict[str, Any], threads: int, acceler
 def _check_names(kind: str, there: list[str], tensors: list[dict[str, Any]]) -> None:
     wanted = [tensor["name"] for tensor in tensors]
     if sorted(wanted) != sorted(there):
-        raise UnsupportedModel("the file's {}s are {}, its contract says {}".format(kind, there, wanted))
+        raise UnsupportedModel(f"the file's {kind}s are {there}, its contract says {wanted}")

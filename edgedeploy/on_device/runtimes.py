@@ -72,9 +72,7 @@ class Model:
         if batch is None or batch == examples:
             return self.finish(self.invoke(self.prepare(inputs)))
         if not examples or examples % batch:
-            raise ValueError(
-                "the file takes {} examples at once; {} is no multiple of it".format(batch, examples)
-            )
+            raise ValueError(f"the file takes {batch} examples at once; {examples} is no multiple of it")
         import numpy as np
 
         parts = []
@@ -103,9 +101,7 @@ def open_model(path: str, contract: dict[str, Any], threads: int = 1, accelerato
     """
     known = RUNTIMES.get(contract["format"])
     if known is None:
-        raise UnsupportedModel(
-            "format {!r} is none of {}".format(contract["format"], ", ".join(sorted(RUNTIMES)))
-        )
+        raise UnsupportedModel(f"format {contract['format']!r} is none of {', '.join(sorted(RUNTIMES))}")
     reasons = []
     for name, module, load in known:
         try:

@@ -1,0 +1,175 @@
+"""The board's side of a job: read it, do its operations one by one, leave a report or nothing at all."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import glob
+import hashlib
+import os
+import shutil
+import signal
+import sys
+import tempfile
+import threading
+import time
+from typing import TYPE_CHECKING, Any
+
+from .children import Children
+from .documents import read_json, write_json
+from .facts import board_facts, board_summary
+from .lock import Locked, board_lock
+from .measuring import Measurement
+from .objects import admit, inventory
+from .runtimes import RUNTIMES
+from .schema import SCHEMA, MalformedDocument, check_envelope, check_operation
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+_IMPORT_TIMEOUT_S = 120.0
+_GRACE_S = 5.0
+_WORKSPACE = "job-"
+
+
+class Stopped(BaseException):
+    """A signal asks this process to end; cleaning up is all that may still happen."""
+
+    def __init__(self, signal_number: int) -> None:
+        super().__init__(signal_number)
+        self.signal_number = signal_number
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Return 0 when a report was written, 2 for a job that cannot be read, 1 for a report that cannot be written.
+
+    After a signal, or after the end of input when tethered, children are dead, there is no report, and the status
+    is 128 plus the signal's number.
+    """
+    parser = argparse.ArgumentParser(prog="edgedeploy-agent", description="Do a job on this board.")
+    parser.add_argument("job", help="the JSON document that says what to do")
+    parser.add_argument("report", help="where to write what came out")
+    parser.add_argument("--tethered", action="store_true", help="stop when standard input ends")
+    options = parser.parse_args(arguments)
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, _stop)
+    try:
+        if options.tethered:
+            threading.Thread(target=_stop_at_end_of_input, name="tether", daemon=True).start()
+        return _run(options.job, options.report)
+    except Stopped as stopped:
+        return 128 + stopped.signal_number
+
+
+def _run(job_path: str, report_path: str) -> int:
+    started_unix_ns = time.time_ns()
+    try:
+        job = read_json(job_path)
+        check_envelope(job)
+    except (OSError, ValueError) as error:
+        print(f"edgedeploy-agent: the job cannot be used: {error}", file=sys.stderr)  # noqa: T201
+        return 2
+    results = [
+        _attempt(operation, f"operations[{place}]", job["root"]) for place, operation in enumerate(job["operations"])
+    ]
+    report = {
+        "schema": SCHEMA,
+        "agent_sha256": own_digest(),
+        "board": board_summary(),
+        "started_unix_ns": started_unix_ns,
+        "finished_unix_ns": time.time_ns(),
+        "results": results,
+    }
+    try:
+        write_json(report_path, report)
+    except OSError as error:
+        print(f"edgedeploy-agent: the report cannot be written: {error}", file=sys.stderr)  # noqa: T201
+        return 1
+    return 0
+
+
+def _attempt(operation: Any, where: str, root: str) -> dict[str, Any]:
+    """Return the operation's result, or what kept it from one; the next operation is tried either way."""
+    name = operation.get("op") if isinstance(operation, dict) else None
+    try:
+        check_operation(operation, where)
+        return _OPERATIONS[operation["op"]](operation, root)
+    except Locked as error:
+        return _error(name, "locked", error)
+    except MalformedDocument as error:
+        return _error(name, "bad_job", error)
+    except OSError as error:
+        return _error(name, "io", error)
+
+
+def _error(name: Any, kind: str, error: Exception) -> dict[str, Any]:
+    return {"op": name if isinstance(name, str) else "", "error": {"kind": kind, "message": str(error)[:2000]}}
+
+
+def _facts(_operation: dict[str, Any], root: str) -> dict[str, Any]:
+    with tempfile.TemporaryDirectory(prefix="edgedeploy-") as workspace:
+        children = Children(workspace)
+
+        def runtimes() -> dict[str, str]:
+            names = sorted({name for known in RUNTIMES.values() for name, _, _ in known})
+            answers = {name: children.run("version", {"runtime": name}, _IMPORT_TIMEOUT_S) for name in names}
+            return {name: answer["version"] for name, answer in answers.items() if answer["outcome"] == "ok"}
+
+        return {"op": "facts", "facts": board_facts(root, runtimes)}
+
+
+def _profile(operation: dict[str, Any], root: str) -> dict[str, Any]:
+    with board_lock(root), _workspace(root) as workspace:
+        return {"op": "profile", "variants": Measurement(operation, root, Children(workspace)).run()}
+
+
+@contextlib.contextmanager
+def _workspace(root: str) -> Iterator[str]:
+    folder = os.path.join(root, "tmp")
+    os.makedirs(folder, exist_ok=True)
+    # Only who holds the lock has such a folder: those that lie here are of agents that were killed.
+    for left in glob.glob(os.path.join(glob.escape(folder), _WORKSPACE + "*")):
+        shutil.rmtree(left, ignore_errors=True)
+    workspace = tempfile.mkdtemp(prefix=_WORKSPACE, dir=folder)
+    try:
+        yield workspace
+    finally:
+        shutil.rmtree(workspace, ignore_errors=True)
+
+
+_OPERATIONS: dict[str, Callable[[dict[str, Any], str], dict[str, Any]]] = {
+    "facts": _facts,
+    "inventory": inventory,
+    "admit": admit,
+    "profile": _profile,
+}
+
+
+def own_digest() -> str:
+    """Return the SHA-256 of the zip this code runs from; of its files, sorted, where it runs from a folder."""
+    package = os.path.dirname(os.path.abspath(__file__))
+    zipped = os.path.dirname(package)
+    paths = [zipped] if os.path.isfile(zipped) else sorted(glob.glob(os.path.join(glob.escape(package), "*.py")))
+    digest = hashlib.sha256()
+    for path in paths:
+        with open(path, "rb") as file:
+            digest.update(file.read())
+    return digest.hexdigest()
+
+
+def _stop(number: int, _frame: Any) -> None:
+    for other in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        signal.signal(other, signal.SIG_IGN)
+    raise Stopped(number)
+
+
+def _stop_at_end_of_input() -> None:
+    try:
+        while os.read(0, 65536):
+            pass
+    except OSError:
+        pass  # no standard input at all: nobody holds the other end
+    os.kill(os.getpid(), signal.SIGTERM)
+    # The main thread may sit in a call that no signal ends, such as a write to a dead disk. Workers die with us.
+    time.sleep(_GRACE_S)
+    os._exit(128 + signal.SIGTERM)

@@ -1,0 +1,74 @@
+"""The state of the board around a measurement: what may have slowed it, as far as the board tells."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+from .fields import find, read_number, read_text, run_tool
+
+_CPU = "sys/devices/system/cpu/cpu[0-9]*/cpufreq/"
+
+
+def snapshot(root: str = "/") -> dict[str, Any]:
+    """Return the fields of records.Snapshot; None or empty where the board does not tell."""
+    governors = [read_text(root, path) for path in find(root, _CPU + "scaling_governor")]
+    frequencies_khz = [read_number(root, path) for path in find(root, _CPU + "scaling_cur_freq")]
+    battery = battery_folder(root)
+    load = read_text(root, "proc/loadavg")
+    return {
+        "governors": [governor for governor in governors if governor],
+        "frequencies_mhz": [khz / 1000 for khz in frequencies_khz if khz is not None],
+        "temperatures_c": temperatures(root),
+        "throttled": parse_throttled(run_tool(root, "vcgencmd", "get_throttled") or ""),
+        "load_1m": parse_load(load or ""),
+        "free_memory_bytes": parse_meminfo(read_text(root, "proc/meminfo") or "", "MemAvailable"),
+        "battery_percent": read_number(root, battery + "/capacity") if battery else None,
+        "charging": parse_charging(read_text(root, battery + "/status") or "") if battery else None,
+    }
+
+
+def temperatures(root: str) -> dict[str, float]:
+    """Return degrees Celsius by the kernel's name of the thermal zone."""
+    found: dict[str, float] = {}
+    for folder in find(root, "sys/class/thermal/thermal_zone*"):
+        millidegrees = read_number(root, folder + "/temp")
+        # Jetson boards report -256 degrees for a sensor that is powered down.
+        if millidegrees is None or not -100_000 < millidegrees < 300_000:
+            continue
+        name = read_text(root, folder + "/type") or folder.rpartition("/")[2]
+        if name in found:
+            name += " " + folder.rpartition("thermal_zone")[2]
+        found[name] = millidegrees / 1000
+    return found
+
+
+def battery_folder(root: str) -> str | None:
+    """Return the folder of the battery that feeds the board, not that of a mouse."""
+    for folder in find(root, "sys/class/power_supply/*"):
+        if read_text(root, folder + "/type") == "Battery" and read_text(root, folder + "/scope") != "Device":
+            return folder
+    return None
+
+
+def parse_throttled(text: str) -> int | None:
+    """Return the bits of `vcgencmd get_throttled` ("throttled=0x50000"), None where it gave none."""
+    match = re.search(r"throttled=(0x[0-9a-fA-F]{1,8})\b", text)
+    return int(match.group(1), 16) if match else None
+
+
+def parse_load(text: str) -> float | None:
+    """Return the one-minute load of /proc/loadavg."""
+    match = re.match(r"(\d+(?:\.\d+)?) ", text)
+    return float(match.group(1)) if match else None
+
+
+def parse_meminfo(text: str, field: str) -> int | None:
+    """Return one field of /proc/meminfo, /proc/self/status or smaps_rollup in bytes."""
+    match = re.search(rf"^{re.escape(field)}:\s*(\d+) kB$", text, re.MULTILINE)
+    return int(match.group(1)) * 1024 if match else None
+
+
+def parse_charging(status: str) -> bool | None:
+    """Return whether something else than the battery feeds the board, None where its status does not tell."""
+    return {"Discharging": False, "Charging": True, "Full": True, "Not charging": True}.get(status)

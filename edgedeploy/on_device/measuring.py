@@ -1,0 +1,192 @@
+"""Profile variants: check each, time them interleaved in random order, then weigh their memory and energy."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import random
+from typing import TYPE_CHECKING, Any
+
+from .conditions import snapshot
+from .documents import read_json
+from .energy import Sampler, Steady, energy_per_inference
+from .objects import Refused, object_path, verify
+from .power import open_source
+from .runtimes import RUNTIMES
+from .schema import MAX_RUNS, MalformedDocument, check_contract
+
+if TYPE_CHECKING:
+    from .children import Children
+    from .energy import Window
+
+_MAX_CONTRACT_BYTES = 1 << 20
+
+
+class Candidate:
+    """One variant and what is known about it so far; `result` is its entry in the report."""
+
+    def __init__(self, variant: dict[str, Any], root: str, operation: dict[str, Any]) -> None:
+        self.variant = variant
+        self.specification: dict[str, Any] = {
+            "artifact": object_path(root, variant["artifact"]),
+            "contract": object_path(root, variant["contract"]),
+            "probe": object_path(root, variant["probe"]),
+            "tolerance": variant["tolerance"],
+            "threads": operation["threads"],
+            "accelerator": operation["accelerator"],
+        }
+        self.result: dict[str, Any] = {
+            "id": variant["id"],
+            "runtime": "",
+            "runtime_version": "",
+            "outcome": "ok",
+            "detail": "",
+            "accelerator_used": "",
+            "max_output_error": None,
+            "repetitions": [],
+            "memory": None,
+            "energy": None,
+            "absent": {},
+        }
+        self.phases: list[Steady] = []
+
+    @property
+    def ok(self) -> bool:
+        """Whether nothing has gone wrong yet."""
+        return bool(self.result["outcome"] == "ok")
+
+    def fail(self, outcome: str, detail: str) -> None:
+        """Note what ended the measurement; it is a result, not an error."""
+        self.result.update(outcome=outcome, detail=detail[:1000])
+
+
+class Measurement:
+    """One profile operation. The caller holds the board's lock."""
+
+    def __init__(self, operation: dict[str, Any], root: str, children: Children, sensors: str = "/") -> None:
+        self._operation = operation
+        self._children = children
+        self._sensors = sensors
+        self._timeout_s: float = operation["child_timeout_s"]
+        self._candidates = [Candidate(variant, root, operation) for variant in operation["variants"]]
+        self._baselines: dict[str, dict[str, Any]] = {}
+
+    def run(self) -> list[dict[str, Any]]:
+        """Return one result per variant, in the job's order. Raises MalformedDocument, OSError."""
+        _check_variants(self._candidates)
+        for candidate in self._candidates:
+            self._try(candidate)
+        self._time_all()
+        for candidate in self._candidates:
+            if candidate.ok:
+                self._weigh(candidate)
+            else:
+                why = f"not measured: {candidate.result['outcome']}"
+                candidate.result["absent"] = {"memory": why, "energy": why}
+        return [candidate.result for candidate in self._candidates]
+
+    def _try(self, candidate: Candidate) -> None:
+        if candidate.variant["format"] not in RUNTIMES:
+            candidate.fail("unsupported", f"no runtime is known for the format {candidate.variant['format']!r}")
+            return
+        answer = self._children.run("check", candidate.specification, self._timeout_s)
+        candidate.fail(answer["outcome"], answer["detail"])
+        for field in ("runtime", "runtime_version", "accelerator_used", "max_output_error"):
+            if field in answer:
+                candidate.result[field] = answer[field]
+        candidate.specification["runtime"] = candidate.result["runtime"]
+
+    def _time_all(self) -> None:
+        operation = self._operation
+        repetitions = operation["repetitions"]
+        share = {
+            "warm_up": operation["warm_up"],
+            "min_runs": math.ceil(operation["min_runs"] / repetitions),
+            "min_seconds": operation["min_seconds"] / repetitions,
+            "max_runs": max(1, operation.get("max_runs", MAX_RUNS) // repetitions),
+        }
+        source, no_source = open_source(self._sensors)
+        sampler = Sampler(source) if source else None
+        order = random.Random(operation["seed"])  # noqa: S311 - an order, not a secret
+        with sampler.running() if sampler else contextlib.ExitStack():
+            idle = sampler.idle() if sampler else (0, 0)
+            for _ in range(repetitions):
+                # Every variant once a round, each round in another order: what drifts, drifts for all alike.
+                round_ = list(self._candidates)
+                order.shuffle(round_)
+                for candidate in round_:
+                    if candidate.ok:
+                        idle = self._repeat(candidate, share, sampler, idle)
+        for candidate in self._candidates:
+            if sampler and candidate.ok:
+                energy, why = energy_per_inference(
+                    sampler.source, sampler.readings, candidate.phases, sampler.last_error
+                )
+                candidate.result["energy"] = energy
+            else:
+                why = no_source
+            if why:
+                candidate.result["absent"]["energy"] = why
+
+    def _repeat(self, candidate: Candidate, share: dict[str, Any], sampler: Sampler | None, idle: Window) -> Window:
+        before = snapshot(self._sensors)
+        answer = self._children.run("latency", dict(candidate.specification, **share), self._timeout_s)
+        after = snapshot(self._sensors)
+        idle_after = sampler.idle() if sampler else idle
+        if answer["outcome"] != "ok":
+            place = len(candidate.result["repetitions"]) + 1
+            candidate.fail(answer["outcome"], f"in repetition {place}: {answer['detail']}")
+            return idle_after
+        start_ns, end_ns = answer.pop("steady_ns")
+        candidate.phases.append(Steady((start_ns, end_ns), len(answer["samples_ns"]), (idle, idle_after)))
+        del answer["outcome"], answer["detail"]
+        candidate.result["repetitions"].append(dict(answer, before=before, after=after))
+        return idle_after
+
+    def _weigh(self, candidate: Candidate) -> None:
+        runtime = candidate.result["runtime"]
+        if runtime not in self._baselines:
+            self._baselines[runtime] = self._children.run("baseline", {"runtime": runtime}, self._timeout_s)
+        baseline = self._baselines[runtime]
+        loaded = self._children.run("memory", candidate.specification, self._timeout_s)
+        for answer, what in ((baseline, "the runtime alone"), (loaded, "the memory run")):
+            if answer["outcome"] != "ok":
+                candidate.result["absent"]["memory"] = f"{what}: {answer['outcome']}: {answer['detail']}"[:1000]
+                return
+        candidate.result["memory"] = {
+            "peak_rss_bytes": loaded["peak_rss_bytes"],
+            "baseline_peak_rss_bytes": baseline["peak_rss_bytes"],
+            "pss_bytes": loaded["pss_bytes"],
+            "baseline_pss_bytes": baseline["pss_bytes"],
+        }
+
+
+def _check_variants(candidates: list[Candidate]) -> None:
+    """Check that every file is here and whole and every contract readable. Raises MalformedDocument, OSError."""
+    identities = [candidate.variant["id"] for candidate in candidates]
+    if len(set(identities)) < len(identities):
+        raise MalformedDocument("two variants of the operation have the same id")
+    for candidate in candidates:
+        variant = candidate.variant
+        for role in ("artifact", "contract", "probe"):
+            _check_file(role, candidate.specification[role], variant[role])
+        if variant["format"] not in RUNTIMES:
+            continue
+        try:
+            contract = read_json(candidate.specification["contract"], _MAX_CONTRACT_BYTES)
+        except ValueError as error:
+            raise MalformedDocument(f"the contract {variant['contract']} cannot be read: {error}") from error
+        check_contract(contract)
+        if contract["format"] != variant["format"]:
+            raise MalformedDocument(
+                f"variant {variant['id']} is called {variant['format']} and its contract says {contract['format']}"
+            )
+
+
+def _check_file(role: str, path: str, sha256: str) -> None:
+    try:
+        verify(path, sha256)
+    except FileNotFoundError as error:
+        raise MalformedDocument(f"the {role} {sha256} is not on this board; push it first") from error
+    except Refused as error:
+        raise MalformedDocument(f"the {role} {sha256} is corrupt: {error}; push it again") from error
