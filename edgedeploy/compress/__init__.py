@@ -1,1 +1,51 @@
-"""."""
+"""From torch to torch: the passes that make a net smaller, and the one table that names them."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, cast
+
+from edgedeploy.compress.channels import PruneChannels
+from edgedeploy.compress.checks import checked_outputs
+from edgedeploy.compress.magnitude import PruneMagnitude
+from edgedeploy.compress.masks import finalise
+from edgedeploy.compress.training import FineTune
+from edgedeploy.records import Pass, PassSettings
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from edgedeploy.task import Task
+
+__all__ = ["PASSES", "FineTune", "PruneChannels", "PruneMagnitude", "apply_passes", "finalise", "settings"]
+
+PASSES: dict[str, type[Pass]] = {
+    PruneChannels.kind: PruneChannels,
+    PruneMagnitude.kind: PruneMagnitude,
+    FineTune.kind: FineTune,
+}
+"""Each kind that a recipe may name, and the dataclass whose fields are its settings."""
+
+
+def apply_passes(
+    model: nn.Module, passes: Sequence[Pass], task: Task, on_step: Callable[[str], None] = lambda _: None
+) -> nn.Module:
+    """Run the passes one after another and make their work permanent; may change `model` in place.
+
+    `on_step` gets one line before each pass. After each, the net must still give finite outputs of the same
+    shapes on the example. Raises CompressionError, which names the pass.
+    """
+    shapes = [output.shape for output in checked_outputs("the net", model, task.example)]
+    for number, step in enumerate(passes, start=1):
+        on_step(f"{step.kind} ({number}/{len(passes)})")
+        model = step.apply(model, task)
+        model.eval()
+        checked_outputs(step.kind, model, task.example, shapes)
+    finalise(model)
+    return model
+
+
+def settings(step: Pass) -> PassSettings:
+    """What a variant's record keeps of a pass."""
+    return PassSettings(step.kind, step.version, dataclasses.asdict(cast("Any", step)))

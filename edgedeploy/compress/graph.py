@@ -1,0 +1,77 @@
+"""Two facts about a net that channel pruning needs and that only running it can tell."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+
+# Autograd nodes that only carry a weight to where it is multiplied.
+_CARRIERS = ("TBackward", "TransposeBackward", "ViewBackward", "UnsafeViewBackward", "PermuteBackward")
+
+
+def layers_before_outputs(model: nn.Module, inputs: tuple[torch.Tensor, ...]) -> list[nn.Module]:
+    """The layers whose channels are the net's outputs: the last ones with weights on each way to an output."""
+    import torch
+
+    owners = {parameter: module for module in model.modules() for parameter in module.parameters(recurse=False)}
+    with torch.enable_grad():
+        output = model(*inputs)
+    outputs = output if isinstance(output, (tuple, list)) else (output,)
+    found: list[nn.Module] = []
+    waiting = [one.grad_fn for one in outputs if one.grad_fn is not None]
+    seen = set()
+    while waiting:
+        node = waiting.pop()
+        if node in seen:
+            continue
+        seen.add(node)
+        weights = [parameter for parameter in _weights_into(node) if parameter.ndim >= 2 and parameter in owners]
+        if weights:
+            found += [owners[weight] for weight in weights]
+        else:
+            waiting += [following for following, _ in node.next_functions if following is not None]
+    return list(dict.fromkeys(found))
+
+
+def _weights_into(node: Any) -> Iterator[nn.Parameter]:
+    for following, _ in node.next_functions:
+        while following is not None and type(following).__name__.startswith(_CARRIERS):
+            following = following.next_functions[0][0]
+        if following is not None and hasattr(following, "variable"):
+            yield following.variable
+
+
+def splits_into_groups(model: nn.Module, inputs: tuple[torch.Tensor, ...]) -> dict[nn.Module, int]:
+    """Linear layers whose output is split at once along its channels, as attention does into heads, and into how many.
+
+    Each group must lose the same channels, or the heads would mix.
+    """
+    import torch
+    from torch import nn
+    from torch.overrides import TorchFunctionMode
+
+    groups: dict[nn.Module, int] = {}
+    produced: list[tuple[torch.Tensor, nn.Module]] = []  # holds the tensors, so that no identity is used twice
+
+    class Watch(TorchFunctionMode):
+        def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            result = function(*args, **(kwargs or {}))
+            if getattr(function, "__name__", "") in ("view", "reshape", "unflatten"):
+                layer = next((layer for tensor, layer in produced if tensor is args[0]), None)
+                if layer is not None and result.shape[-1] < args[0].shape[-1]:
+                    groups[layer] = args[0].shape[-1] // result.shape[-1]
+            return result
+
+    linears = [module for module in model.modules() if isinstance(module, nn.Linear)]
+    hooks = [layer.register_forward_hook(lambda m, _, output: produced.append((output, m))) for layer in linears]
+    try:
+        with torch.no_grad(), Watch():
+            model(*inputs)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return groups

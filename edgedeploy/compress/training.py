@@ -1,0 +1,180 @@
+"""Training, from scratch and after a pass has done damage: one loop, the same weights each time for the same seed."""
+
+from __future__ import annotations
+
+import math
+import os
+import tempfile
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+from edgedeploy.compress.masks import enforce
+from edgedeploy.errors import CompressionError, PlanError
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+
+    from edgedeploy.task import Task
+
+
+@dataclass(frozen=True, slots=True)
+class FineTune:
+    """Train on the training split alone and keep the last epoch: selection and test data stay unseen.
+
+    `learning_rate` is the first and highest one; "cosine" lets it fall to zero over all steps, "constant" keeps
+    it. "sgd" runs with Nesterov momentum 0.9.
+    """
+
+    kind: ClassVar[str] = "fine-tune"
+    version: ClassVar[int] = 1
+    tools: ClassVar[tuple[str, ...]] = ("torch",)
+
+    epochs: int
+    learning_rate: float = 1e-3
+    batch_size: int = 64
+    optimiser: Literal["adamw", "sgd"] = "adamw"
+    schedule: Literal["cosine", "constant"] = "cosine"
+    weight_decay: float = 0.01
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("epochs", "batch_size"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1")
+        if not (self.learning_rate > 0 and math.isfinite(self.learning_rate)):
+            raise ValueError(f"learning_rate is {self.learning_rate}; it must be above 0")
+        if not (self.weight_decay >= 0 and math.isfinite(self.weight_decay)):
+            raise ValueError(f"weight_decay is {self.weight_decay}; it must be 0 or above")
+        if not 0 <= self.seed < 2**63:
+            raise ValueError(f"seed is {self.seed}; it must be 0 or above")
+        for name, known in (("optimiser", ("adamw", "sgd")), ("schedule", ("cosine", "constant"))):
+            if getattr(self, name) not in known:
+                raise ValueError(f"{name} is {getattr(self, name)!r}; it must be {' or '.join(known)}")
+
+    def apply(self, model: nn.Module, task: Task) -> nn.Module:
+        """Train the net in place; weights held at zero stay there. Raises CompressionError when it diverges."""
+        import torch
+
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(self.seed)
+            _train(model, task, self, lambda _: None)
+        return model
+
+
+def train_from_scratch(
+    task: Task, settings: FineTune, on_epoch: Callable[[str], None] = lambda _: None
+) -> dict[str, torch.Tensor]:
+    """Train a fresh net of the task's factory and return its state dict; `on_epoch` gets one line after each epoch.
+
+    The factory's start depends on the seed too. Raises PlanError or CompressionError.
+    """
+    import torch
+
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(settings.seed)
+        model = task.model()
+        _train(model, task, settings, on_epoch)
+    return {name: value.detach().clone() for name, value in model.state_dict().items()}
+
+
+def save_weights(state: Mapping[str, torch.Tensor], file: Path) -> None:
+    """Write a state dict as safetensors, whole or not at all. Raises PlanError where the file cannot be written."""
+    from safetensors.torch import save
+
+    # Copies, because safetensors refuses two names for one tied tensor.
+    content = save({name: value.detach().cpu().contiguous().clone() for name, value in state.items()})
+    temporary: str | None = None
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        handle, temporary = tempfile.mkstemp(dir=file.parent, prefix=f".{file.name}.")
+        with os.fdopen(handle, "wb") as stream:
+            stream.write(content)
+            stream.flush()
+            os.fsync(stream.fileno())
+        Path(temporary).chmod(0o644)
+        Path(temporary).replace(file)
+        temporary = None
+    except OSError as error:
+        raise PlanError(f"{file}: the weights cannot be written there ({error.strerror or error})") from error
+    finally:
+        if temporary is not None:
+            Path(temporary).unlink(missing_ok=True)
+
+
+def _train(model: nn.Module, task: Task, settings: FineTune, on_epoch: Callable[[str], None]) -> None:
+    import torch
+
+    inputs = [torch.from_numpy(array) for array in task.train.inputs]
+    targets = torch.from_numpy(task.train.targets)
+    loss_of = task.loss or _default_loss
+    shuffle = torch.Generator().manual_seed(settings.seed)
+    batches = math.ceil(len(targets) / settings.batch_size)
+    optimiser = _optimiser(model, settings)
+    step = 0
+    model.train()
+    for epoch in range(1, settings.epochs + 1):
+        total = 0.0
+        for chosen in torch.split(torch.randperm(len(targets), generator=shuffle), settings.batch_size):
+            for group in optimiser.param_groups:
+                group["lr"] = _learning_rate(settings, step / (batches * settings.epochs))
+            step += 1
+            if len(chosen) == 1 and batches > 1:
+                continue  # batch normalisation has no variance to work with
+            optimiser.zero_grad()
+            try:
+                loss = loss_of(model(*(array[chosen] for array in inputs)), targets[chosen])
+                loss.backward()  # type: ignore[no-untyped-call]
+            except (RuntimeError, ValueError, IndexError, TypeError) as error:
+                message = " ".join(str(error).split())[:300]
+                raise CompressionError(
+                    f"fine-tune: a training step raised {type(error).__name__}: {message}; "
+                    "check that the net, the targets and the loss fit together"
+                ) from error
+            if not math.isfinite(value := float(loss.detach())):
+                raise CompressionError(
+                    f"fine-tune: the loss became {value} in epoch {epoch}; "
+                    f"lower learning_rate (now {settings.learning_rate})"
+                )
+            optimiser.step()
+            enforce(model)
+            total += value * len(chosen)
+        on_epoch(f"epoch {epoch}/{settings.epochs}, loss {total / len(targets):.4f}")
+    model.eval()
+
+
+def _optimiser(model: nn.Module, settings: FineTune) -> torch.optim.Optimizer:
+    import torch
+
+    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    if not parameters:
+        raise CompressionError("fine-tune: the net has no parameter that can be trained")
+    decayed = [p for p in parameters if p.ndim >= 2]
+    plain = [p for p in parameters if p.ndim < 2]  # decay of biases and normalisation only does harm
+    groups = [{"params": decayed, "weight_decay": settings.weight_decay}, {"params": plain, "weight_decay": 0.0}]
+    if settings.optimiser == "sgd":
+        return torch.optim.SGD(groups, lr=settings.learning_rate, momentum=0.9, nesterov=True)
+    return torch.optim.AdamW(groups, lr=settings.learning_rate)
+
+
+def _learning_rate(settings: FineTune, progress: float) -> float:
+    if settings.schedule == "constant":
+        return settings.learning_rate
+    return settings.learning_rate * 0.5 * (1 + math.cos(math.pi * progress))
+
+
+def _default_loss(output: Any, target: torch.Tensor) -> torch.Tensor:
+    import torch
+    from torch.nn import functional as F
+
+    if not isinstance(output, torch.Tensor):
+        raise PlanError(
+            "the net has several outputs; say in the task file what to train them for: loss(output, target)"
+        )
+    if not target.is_floating_point():
+        return F.cross_entropy(output, target.long())
+    if output.numel() != target.numel():
+        raise PlanError(f"the net's output {tuple(output.shape)} and the targets {tuple(target.shape)} differ in shape")
+    return F.mse_loss(output, target.to(output.dtype).view_as(output))
