@@ -81,7 +81,7 @@ class Store:
         self._digests = sa.Table(
             "digests",
             metadata,
-            sa.Column("key", sa.String(64), primary_key=True),
+            sa.Column("key", sa.String(1024), primary_key=True),
             sa.Column("value", sa.Text, nullable=False),
         )
         self._url = url or f"sqlite:///{folder / 'records.db'}"
@@ -209,7 +209,7 @@ class Store:
             return [_decode(Report, record) for record in connection.execute(query).scalars()]
 
     def digest_cache(self) -> MutableMapping[str, str]:
-        """Digests that are dear to compute, by a key of at most 64 characters."""
+        """Digests that are dear to compute, by a key of at most 1024 characters."""
         return _DigestCache(self)
 
     # -- the database ----------------------------------------------------------------------------------------

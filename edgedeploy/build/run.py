@@ -10,6 +10,7 @@ import tempfile
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -90,7 +91,7 @@ def _build_missing(
         passes = group[0].recipe.passes
         on_step(f"compress {name}" if passes else f"load {name}")
         try:
-            model = compress.apply_passes(task.load_model(), passes, task, lambda text, n=name: on_step(f"{n}: {text}"))
+            model = compress.apply_passes(task.load_model(), passes, task, partial(_say, on_step, name))
         except CompressionError as error:
             yield from (Failure(request.name, str(error)) for request in group)
             continue
@@ -133,6 +134,10 @@ def _build_one(
         )
     store.save_variant(variant)
     return variant
+
+
+def _say(on_step: Callable[[str], None], recipe: str, text: str) -> None:
+    on_step(f"{recipe}: {text}")
 
 
 @contextlib.contextmanager
