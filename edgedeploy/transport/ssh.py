@@ -1,0 +1,284 @@
+"""A board behind an SSH server, reached with the user's own keys, configuration and known hosts."""
+
+from __future__ import annotations
+
+import random
+import shlex
+import stat
+import threading
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+from pathlib import Path
+from typing import TYPE_CHECKING, Self, TypeVar
+
+from edgedeploy.errors import CommandFailed, ConnectError, TransferError, TransportError, TransportTimeout
+from edgedeploy.transport import Completed, Progress
+from edgedeploy.transport.address import Address
+from edgedeploy.transport.ssh_config import Host, resolve
+from edgedeploy.transport.ssh_link import Deadlines, Link, check_alive
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+    import paramiko
+
+T = TypeVar("T")
+
+CHUNK_BYTES = 8 * 32_768  # eight of the largest writes that every SFTP server takes
+PREFETCHED_READS = 64  # as many as OpenSSH's own sftp keeps under way
+CONNECT_ATTEMPTS = 3
+TICK_S = 0.1
+# How long an operation that was told to stop may take before the whole connection is closed under it.
+GRACE_S = 2.0
+
+
+class SshTransport:
+    """A Transport over SSH. Only connecting is tried again, for a server that is starting or has too many logins."""
+
+    def __init__(
+        self, board: str, address: Address, config_file: Path | None = None, deadlines: Deadlines | None = None
+    ) -> None:
+        self.board = board
+        self._address = address
+        self._config_file = config_file
+        self._deadlines = deadlines or Deadlines()
+        self._link: Link | None = None
+        self._sftp: paramiko.SFTPClient | None = None
+
+    def __enter__(self) -> Self:
+        hosts = resolve(self._address, self._config_file)
+        for attempt in range(1, CONNECT_ATTEMPTS + 1):
+            try:
+                self._link = self._connect(hosts)
+                return self
+            except ConnectError as error:
+                if attempt == CONNECT_ATTEMPTS or not _passing(error):
+                    raise
+                time.sleep(random.uniform(0.5, 1.0) * 0.4 * 2**attempt)  # noqa: S311 - spreads boards, hides nothing
+        raise AssertionError("unreachable")
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        link, self._link, self._sftp = self._link, None, None
+        if link is not None:
+            link.close()
+
+    def run(
+        self,
+        argv: Sequence[str],
+        *,
+        timeout_s: float,
+        stdin: bytes | None = None,
+        check: bool = True,
+        tethered: bool = False,
+    ) -> Completed:
+        """Run `argv`, quoted once for the POSIX shell that the server starts."""
+        if tethered and stdin is not None:
+            raise ValueError("a tethered command has no input of its own")
+        channels: list[paramiko.Channel] = []
+
+        def work() -> Completed:
+            channel = self._open_link().transport.open_session(timeout=timeout_s)
+            channels.append(channel)
+            channel.exec_command(shlex.join(argv))
+            if not tethered:
+                threading.Thread(target=_feed, args=(channel, stdin or b""), daemon=True).start()
+            errors = Future[bytes]()
+            threading.Thread(target=_carry, args=(errors, lambda: _drain(channel.recv_stderr)), daemon=True).start()
+            stdout = _drain(channel.recv)
+            stderr = errors.result()
+            return Completed(tuple(argv), channel.recv_exit_status(), stdout, stderr)
+
+        def stop() -> None:
+            for channel in channels:
+                channel.close()
+
+        try:
+            completed = self._supervise(work, stop, f"`{argv[0]}`", timeout_s, ConnectError)
+        finally:
+            stop()
+        if completed.exit_code < 0 and self._open_link().ended():
+            raise ConnectError(self.board, f"the link was lost while `{argv[0]}` ran.")
+        if check and completed.exit_code != 0:
+            raise CommandFailed(self.board, argv, completed.exit_code, completed.stdout, completed.stderr)
+        return completed
+
+    def put(self, source: Path, destination: str, *, timeout_s: float, progress: Progress | None = None) -> None:
+        """Copy `source` by SFTP, many writes under way at a time and every one's answer checked."""
+        sent = [0]
+
+        def work() -> None:
+            with self._open_sftp().open(destination, "wb") as writer:
+                writer.set_pipelined(True)
+                chunk = reader.read(CHUNK_BYTES)
+                while chunk:
+                    following = reader.read(CHUNK_BYTES)
+                    # an unpipelined write waits for the answers to all writes before it
+                    writer.set_pipelined(bool(following))
+                    writer.write(chunk)
+                    sent[0] += len(chunk)
+                    chunk = following
+
+        def report(told: int) -> int:
+            now = sent[0]
+            if progress is not None and now > told:
+                progress(now - told)
+            return now
+
+        with source.open("rb") as reader:
+            self._supervise(work, self._close_sftp, f"copying to {destination}", timeout_s, TransferError, report)
+
+    def get(self, source: str, destination: Path, *, timeout_s: float, max_bytes: int) -> None:
+        """Copy `source` by SFTP, many reads under way at a time."""
+
+        def work() -> None:
+            received = 0
+            with self._open_sftp().open(source, "rb") as reader:
+                about = reader.stat()
+                if about.st_mode is not None and not stat.S_ISREG(about.st_mode):
+                    raise TransferError(self.board, f"{source} is not a file.")
+                size = about.st_size or 0
+                reader.prefetch(min(size, max_bytes + 1), PREFETCHED_READS)
+                # read on past the size that it had a moment ago: it may have grown, or have none, as under /proc
+                while chunk := reader.read(CHUNK_BYTES):
+                    received += len(chunk)
+                    if max(received, size) > max_bytes:
+                        raise TransferError(self.board, f"{source} is longer than {max_bytes} bytes.")
+                    writer.write(chunk)
+
+        complete = False
+        try:
+            with destination.open("wb") as writer:
+                self._supervise(work, self._close_sftp, f"copying {source}", timeout_s, TransferError)
+            complete = True
+        finally:
+            if not complete:
+                destination.unlink(missing_ok=True)
+
+    def _connect(self, hosts: Sequence[Host]) -> Link:
+        link = Link(self.board, self._deadlines)
+        complete = False
+        try:
+            limit_s = self._deadlines.total_s * len(hosts)
+            self._supervise(lambda: link.connect(hosts), link.close, "connecting", limit_s, ConnectError)
+            complete = True
+        finally:
+            if not complete:
+                link.close()
+        return link
+
+    def _open_link(self) -> Link:
+        if self._link is None:
+            raise ConnectError(self.board, "the connection is not open.")
+        return self._link
+
+    def _open_sftp(self) -> paramiko.SFTPClient:
+        import paramiko
+
+        if self._sftp is None:
+            channel = self._open_link().transport.open_session()
+            try:
+                channel.invoke_subsystem("sftp")
+            except paramiko.SSHException as error:
+                if not self._open_link().alive:
+                    raise
+                raise TransferError(
+                    self.board, "the SSH server offers no SFTP; install its sftp-server (openssh-sftp-server)."
+                ) from error
+            self._sftp = paramiko.SFTPClient(channel)
+        return self._sftp
+
+    def _close_sftp(self) -> None:
+        sftp, self._sftp = self._sftp, None
+        if sftp is not None:
+            sftp.close()
+
+    def _supervise(
+        self,
+        work: Callable[[], T],
+        stop: Callable[[], None],
+        what: str,
+        timeout_s: float,
+        failure: type[TransportError],
+        tick: Callable[[int], int] = lambda told: told,
+    ) -> T:
+        """Do `work` in a thread that can be given up at the deadline, on silence, and on Ctrl-C.
+
+        `stop` makes the work fail soon. `failure` is raised for whatever goes wrong with the link.
+        """
+        import paramiko
+
+        future = Future[T]()
+        done = threading.Event()
+        future.add_done_callback(lambda _: done.set())
+        deadline = time.monotonic() + timeout_s
+        told = 0
+        finished = False
+        try:
+            threading.Thread(target=_carry, args=(future, work), name=f"ssh-{self.board}", daemon=True).start()
+            while not done.wait(TICK_S):
+                told = tick(told)
+                if time.monotonic() > deadline:
+                    raise TransportTimeout(self.board, f"{what} did not end within {timeout_s:g} s.")
+                if self._link is not None:
+                    check_alive(self._link, self.board, what, self._deadlines)
+            finished = True
+            result = future.result()
+            tick(told)
+            return result
+        except (paramiko.SSHException, EOFError, OSError) as error:
+            self._close_sftp()
+            raise failure(self.board, self._failure_text(what, error)) from error
+        finally:
+            if not finished:
+                self._abandon(stop, done)
+
+    def _abandon(self, stop: Callable[[], None], done: threading.Event) -> None:
+        # in a thread: closing a channel sends a message, which waits where the link is clogged
+        threading.Thread(target=stop, daemon=True).start()
+        if not done.wait(GRACE_S) and self._link is not None:
+            self._link.close()
+
+    def _failure_text(self, what: str, error: Exception) -> str:
+        if self._link is not None and not self._link.alive:
+            return f"the link was lost during {what}."
+        if isinstance(error, OSError):
+            reason = error.strerror or str(error) or type(error).__name__
+            if reason == "Failure":  # all that SFTP has to say of a full disk
+                reason = "the board gives no reason; its disk may be full"
+            return f"{what} failed: {reason}."
+        return f"{what} failed: {error or type(error).__name__}."
+
+
+def _passing(error: ConnectError) -> bool:
+    """Whether connecting again may help: a server that starts, or one that turns away too many logins at once."""
+    import socket
+
+    cause = error.__cause__
+    return not isinstance(cause, (socket.gaierror, TimeoutError))
+
+
+def _carry(future: Future[T], work: Callable[[], T]) -> None:
+    try:
+        future.set_result(work())
+    except BaseException as error:  # noqa: BLE001 - raised again in the thread that waits
+        future.set_exception(error)
+
+
+def _drain(receive: Callable[[int], bytes]) -> bytes:
+    pieces = []
+    while piece := receive(1 << 16):
+        pieces.append(piece)
+    return b"".join(pieces)
+
+
+def _feed(channel: paramiko.Channel, data: bytes) -> None:
+    import paramiko
+
+    try:
+        channel.sendall(data)
+        channel.shutdown_write()
+    except (paramiko.SSHException, EOFError, OSError):
+        pass  # a command need not read its input; that the link is lost is found by whoever waits for it
