@@ -16,6 +16,7 @@ class LitertSession:
 
     # No delegate is loaded but the interpreter's own XNNPACK kernels, which are the CPU.
     accelerator_used = "cpu"
+    errors: tuple[type[Exception], ...] = (RuntimeError, ValueError)
 
     def __init__(self, interpreter: Any, contract: dict[str, Any]) -> None:
         self._interpreter = interpreter
@@ -27,18 +28,12 @@ class LitertSession:
 
     def prepare(self, inputs: list[np.ndarray[Any, Any]]) -> None:
         """Set the inputs; they stay set until the next call."""
-        try:
-            for array, (index, tensor) in zip(inputs, self._inputs):
-                self._interpreter.set_tensor(index, to_file(array, tensor))
-        except ValueError as error:
-            raise refusal(error) from error
+        for array, (index, tensor) in zip(inputs, self._inputs):
+            self._interpreter.set_tensor(index, to_file(array, tensor))
 
     def invoke(self, _prepared: None) -> None:
-        """Run once. Raises UnsupportedModel where an operator refuses."""
-        try:
-            self._call()
-        except (RuntimeError, ValueError) as error:
-            raise refusal(error) from error
+        """Run once."""
+        self._call()
 
     def finish(self, _raw: None) -> list[np.ndarray[Any, Any]]:
         """Return real-valued outputs in the contract's order, copied out of the interpreter."""
@@ -52,7 +47,7 @@ def load(module: Any, path: str, contract: dict[str, Any], threads: int, acceler
     try:
         interpreter = module.Interpreter(model_path=path, num_threads=threads)
         interpreter.allocate_tensors()
-    except (RuntimeError, ValueError) as error:
+    except LitertSession.errors as error:
         raise refusal(error) from error
     return LitertSession(interpreter, contract)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import TYPE_CHECKING, Any
 
 from .failures import UnsupportedModel, refusal
@@ -9,6 +10,8 @@ from .tensors import from_file, to_file
 
 if TYPE_CHECKING:
     import numpy as np
+
+    Errors = tuple[type[Exception], ...]
 
 _SUFFIX = "ExecutionProvider"
 _REMOTE = "AzureExecutionProvider"  # runs on somebody else's computer, hence no accelerator of this board
@@ -32,24 +35,17 @@ _ASSIGNMENT = "session.record_ep_graph_assignment_info"
 class OnnxSession:
     """A loaded ONNX file; a Session as runtimes.py describes it."""
 
-    def __init__(self, session: Any, contract: dict[str, Any], accelerator_used: str, errors: Any) -> None:
+    def __init__(self, session: Any, contract: dict[str, Any], accelerator_used: str, errors: Errors) -> None:
         self.accelerator_used = accelerator_used
-        self._run = session.run
+        self.errors = errors
         self._inputs = contract["inputs"]
         self._outputs = contract["outputs"]
-        self._output_names = [tensor["name"] for tensor in self._outputs]
-        self._errors = errors
+        # The call a user makes, `session.run(names, feed)`, without even a frame of Python around it.
+        self.invoke = functools.partial(session.run, [tensor["name"] for tensor in self._outputs])
 
     def prepare(self, inputs: list[np.ndarray[Any, Any]]) -> dict[str, np.ndarray[Any, Any]]:
         """Return the feed: tensor name to array in the file's own type."""
         return {tensor["name"]: to_file(array, tensor) for array, tensor in zip(inputs, self._inputs)}
-
-    def invoke(self, feed: dict[str, np.ndarray[Any, Any]]) -> Any:
-        """Run once. Raises UnsupportedModel where the runtime refuses."""
-        try:
-            return self._run(self._output_names, feed)
-        except self._errors as error:
-            raise refusal(error) from error
 
     def finish(self, raw: Any) -> list[np.ndarray[Any, Any]]:
         """Return real-valued outputs in the contract's order."""

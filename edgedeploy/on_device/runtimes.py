@@ -6,7 +6,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 from . import runtime_litert, runtime_onnx
-from .failures import RuntimeUnavailable, UnsupportedModel
+from .failures import RuntimeUnavailable, UnsupportedModel, refusal
 from .tensors import static_batch
 
 if TYPE_CHECKING:
@@ -21,12 +21,14 @@ if TYPE_CHECKING:
         """A file loaded by one runtime; what an adapter returns."""
 
         accelerator_used: str
+        errors: tuple[type[Exception], ...]  # what prepare and invoke may raise: the runtime's own
 
         def prepare(self, inputs: list[Array]) -> Any:
             """Turn real-valued inputs into what `invoke` takes."""
 
-        def invoke(self, prepared: Any) -> Any:
-            """Run once: the runtime's own call and nothing else."""
+        @property
+        def invoke(self) -> Callable[[Any], Any]:
+            """Runs once: the runtime's own call and nothing else."""
 
         def finish(self, raw: Any) -> list[Array]:
             """Turn what `invoke` gave into real-valued outputs in the contract's order."""
@@ -49,7 +51,8 @@ class Model:
     """A file ready to run.
 
     `prepare`, `invoke` and `finish` are the adapter's own methods, so that timing `invoke` times the runtime.
-    What `prepare` returned is good until the next `prepare`; what `invoke` returned, until the next `invoke`.
+    What `prepare` returned is good until the next `prepare`; what `invoke` returned, until the next `invoke`. Both
+    raise the runtime's own errors, which `run` translates.
     """
 
     def __init__(self, runtime: str, version: str, session: Session, contract: dict[str, Any]) -> None:
@@ -59,6 +62,7 @@ class Model:
         self.prepare = session.prepare
         self.invoke = session.invoke
         self.finish = session.finish
+        self._errors = session.errors
         self._batch = static_batch(contract)
 
     def run(self, inputs: list[Array]) -> list[Array]:
@@ -70,16 +74,20 @@ class Model:
         examples = len(inputs[0])
         batch = self._batch
         if batch is None or batch == examples:
-            return self.finish(self.invoke(self.prepare(inputs)))
+            return self._run(inputs)
         if not examples or examples % batch:
             raise ValueError(f"the file takes {batch} examples at once; {examples} is no multiple of it")
         import numpy as np
 
-        parts = []
-        for start in range(0, examples, batch):
-            prepared = self.prepare([array[start : start + batch] for array in inputs])
-            parts.append(self.finish(self.invoke(prepared)))
+        starts = range(0, examples, batch)
+        parts = [self._run([array[start : start + batch] for array in inputs]) for start in starts]
         return [np.concatenate(column) for column in zip(*parts)]
+
+    def _run(self, inputs: list[Array]) -> list[Array]:
+        try:
+            return self.finish(self.invoke(self.prepare(inputs)))
+        except self._errors as error:
+            raise refusal(error) from error
 
 
 def import_runtime(name: str, module: str) -> tuple[Any, str]:
