@@ -13,11 +13,13 @@ from typing import TYPE_CHECKING, BinaryIO, Self
 
 from edgedeploy.errors import CommandFailed, TransferError, TransportTimeout
 from edgedeploy.transport import Completed, Progress
+from edgedeploy.transport.interruption import check_interrupted
 
 if TYPE_CHECKING:
     from types import TracebackType
 
 CHUNK_BYTES = 1 << 20
+TICK_S = 0.2
 
 
 class LocalTransport:
@@ -63,11 +65,7 @@ class LocalTransport:
         if tethered:
             process.stdin = None  # communicate() would close it at once
         try:
-            stdout, stderr = process.communicate(stdin, timeout=timeout_s)
-        except subprocess.TimeoutExpired:
-            raise TransportTimeout(
-                self.board, f"`{argv[0]}` did not end within {timeout_s:g} s and was killed."
-            ) from None
+            stdout, stderr = self._wait(process, argv[0], stdin, timeout_s)
         finally:
             if process.poll() is None:
                 _kill_session(process)
@@ -76,6 +74,19 @@ class LocalTransport:
                     _close_quietly(stream)
         code = process.returncode if process.returncode >= 0 else 128 - process.returncode
         return self._completed(argv, code, stdout, stderr, check)
+
+    def _wait(
+        self, process: subprocess.Popen[bytes], name: str, stdin: bytes | None, timeout_s: float
+    ) -> tuple[bytes, bytes]:
+        deadline = time.monotonic() + timeout_s
+        while True:
+            try:
+                return process.communicate(stdin, timeout=max(0.0, min(TICK_S, deadline - time.monotonic())))
+            except subprocess.TimeoutExpired:
+                stdin = None  # what is left of it is known to the process object
+                check_interrupted()
+            if time.monotonic() >= deadline:
+                raise TransportTimeout(self.board, f"`{name}` did not end within {timeout_s:g} s and was killed.")
 
     def _completed(self, argv: Sequence[str], code: int, stdout: bytes, stderr: bytes, check: bool) -> Completed:
         if check and code != 0:
@@ -122,6 +133,7 @@ class LocalTransport:
                 self._check_deadline(deadline, source, timeout_s)
 
     def _check_deadline(self, deadline: float, path: str, timeout_s: float) -> None:
+        check_interrupted()
         if time.monotonic() > deadline:
             raise TransportTimeout(self.board, f"{path} was not copied within {timeout_s:g} s.")
 

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Self, TypeVar
 from edgedeploy.errors import CommandFailed, ConnectError, TransferError, TransportError, TransportTimeout
 from edgedeploy.transport import Completed, Progress
 from edgedeploy.transport.address import Address
+from edgedeploy.transport.interruption import check_interrupted
 from edgedeploy.transport.ssh_config import Host, resolve
 from edgedeploy.transport.ssh_link import Deadlines, Link, check_alive
 
@@ -219,6 +220,7 @@ class SshTransport:
         try:
             threading.Thread(target=_carry, args=(future, work), name=f"ssh-{self.board}", daemon=True).start()
             while not done.wait(TICK_S):
+                check_interrupted()
                 told = tick(told)
                 if time.monotonic() > deadline:
                     raise TransportTimeout(self.board, f"{what} did not end within {timeout_s:g} s.")

@@ -1,0 +1,176 @@
+"""An open board: the agent is on it before the first job, and a job leaves nothing behind but its effects."""
+
+from __future__ import annotations
+
+import json
+import secrets
+import sys
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+from edgedeploy.board.bundle import agent_bundle
+from edgedeploy.board.facts import BoardFacts, check_facts, parse_probe, probe_command
+from edgedeploy.errors import AgentError, BoardError, LeaseError, TransferError, TransportError
+from edgedeploy.on_device.schema import SCHEMA, MalformedDocument, check_report
+from edgedeploy.records import Device, DeviceProfile
+from edgedeploy.transport import Completed, Transport, open_transport
+
+PROBE_TIMEOUT_S = 60.0  # an emulated board takes most of it to start Python
+COMMAND_TIMEOUT_S = 60.0
+MAX_REPORT_BYTES = 256 << 20
+
+# Renames a file that was sent only after its digest was checked where it lies, and makes both last.
+_INSTALL = """
+import hashlib, os, sys
+temporary, final, expected = sys.argv[1:]
+with open(temporary, "rb") as file:
+    found = hashlib.sha256(file.read()).hexdigest()
+    os.fsync(file.fileno())
+if found != expected:
+    os.unlink(temporary)
+    sys.exit("sha256 is " + found + " instead of " + expected)
+os.rename(temporary, final)
+folder = os.open(os.path.dirname(final), os.O_RDONLY)
+os.fsync(folder)
+"""
+
+
+class Board:
+    """A board that answers and fits its profile. `root` and `python` are absolute paths there."""
+
+    def __init__(self, transport: Transport, facts: BoardFacts, python: str) -> None:
+        self.transport = transport
+        self.facts = facts
+        self.root = facts.root
+        self.python = python
+        self._has_agent = facts.agent_sha256 == agent_bundle()[1]
+
+    @property
+    def name(self) -> str:
+        """What errors call the board."""
+        return self.transport.board
+
+    def path(self, *parts: str) -> str:
+        """The absolute path of something under the root."""
+        return "/".join([self.root.rstrip("/"), *parts])
+
+    def run_job(self, operations: Sequence[Mapping[str, Any]], *, timeout_s: float) -> dict[str, Any]:
+        """Have the agent do `operations` and return its report, which has passed the schema.
+
+        An operation that failed is a result with an error: see `result`. Raises AgentError where there is no
+        report or one that cannot be used, and TransportError.
+        """
+        _, digest = agent_bundle()
+        if not self._has_agent:
+            self._install_agent()
+        token = secrets.token_hex(8)
+        job, report = self.path("tmp", f"{token}-job.json"), self.path("tmp", f"{token}-report.json")
+        document = {"schema": SCHEMA, "root": self.root, "operations": list(operations)}
+        agent = self.path("agents", f"{digest}.pyz")
+        try:
+            self._put_bytes(json.dumps(document, allow_nan=False).encode(), job)
+            completed = self.transport.run(
+                [self.python, agent, "--tethered", job, report], timeout_s=timeout_s, check=False, tethered=True
+            )
+            if completed.exit_code != 0:
+                raise AgentError(f"{self.name}: the agent left no report: it {_end(completed)}.")
+            content = self._fetch(report)
+        finally:
+            self.remove([job, report])
+        return _checked(self.name, content, operations, digest)
+
+    def result(self, report: Mapping[str, Any], index: int) -> dict[str, Any]:
+        """The result of one operation. Raises LeaseError where another job held the board, BoardError otherwise."""
+        result: dict[str, Any] = report["results"][index]
+        error = result.get("error")
+        if error is None:
+            return result
+        if error["kind"] == "locked":
+            raise LeaseError(f"{self.name}: another job holds the board: {error['message']}.")
+        raise BoardError(f"{self.name}: the board could not do `{result['op']}`: {error['message']}.")
+
+    def remove(self, paths: Sequence[str]) -> None:
+        """Remove files if the link still stands; it is no error if it does not, or if they are not there."""
+        with suppress(TransportError):
+            self.transport.run(["rm", "-f", "--", *paths], timeout_s=COMMAND_TIMEOUT_S, check=False)
+
+    def _install_agent(self) -> None:
+        content, digest = agent_bundle()
+        temporary = self.path("tmp", f"{secrets.token_hex(8)}-agent.pyz")
+        try:
+            self._put_bytes(content, temporary)
+            completed = self.transport.run(
+                [self.python, "-c", _INSTALL, temporary, self.path("agents", f"{digest}.pyz"), digest],
+                timeout_s=COMMAND_TIMEOUT_S,
+                check=False,
+            )
+            if completed.exit_code != 0:
+                raise TransferError(self.name, f"the agent could not be put on the board: it {_end(completed)}.")
+        except BaseException:
+            self.remove([temporary])
+            raise
+        self._has_agent = True
+
+    def _put_bytes(self, content: bytes, destination: str) -> None:
+        with tempfile.NamedTemporaryFile(prefix="edgedeploy-") as file:
+            file.write(content)
+            file.flush()
+            self.transport.put(Path(file.name), destination, timeout_s=transfer_timeout_s(len(content)))
+
+    def _fetch(self, path: str) -> bytes:
+        with tempfile.TemporaryDirectory(prefix="edgedeploy-") as folder:
+            local = Path(folder) / "report.json"
+            self.transport.get(path, local, timeout_s=transfer_timeout_s(MAX_REPORT_BYTES), max_bytes=MAX_REPORT_BYTES)
+            return local.read_bytes()
+
+
+@contextmanager
+def open_board(device: Device, profile: DeviceProfile, base: Path) -> Iterator[Board]:
+    """Connect to a board and make sure, in one round trip, that it is what its profile says.
+
+    Paths in `device` are relative to `base`. Raises PlanError, TransportError or BoardError.
+    """
+    python = device.python or (sys.executable if device.address == "local:" else "python3")
+    with open_transport(device, base) as transport:
+        command = probe_command(device.root, python, agent_bundle()[1])
+        probed = transport.run(command, timeout_s=PROBE_TIMEOUT_S, check=False)
+        facts = parse_probe(probed.stdout.decode("utf-8", "surrogateescape"))
+        check_facts(facts, device, profile, python)
+        yield Board(transport, facts, facts.python or python)
+
+
+def transfer_timeout_s(size_bytes: int) -> float:
+    """A deadline for a transfer: that of a slow radio link. A link that says nothing is given up much earlier."""
+    return 60.0 + size_bytes / 20_000
+
+
+def _end(completed: Completed) -> str:
+    code = completed.exit_code
+    if code == 137:
+        how = "was killed (signal 9), perhaps because the board ran out of memory"
+    elif code < 0 or code > 128:
+        how = "was killed by a signal" if code < 0 else f"was killed by signal {code - 128}"
+    else:
+        how = f"ended with exit code {code}"
+    last = completed.stderr.decode("utf-8", "replace").strip().rpartition("\n")[2][:300]
+    return f"{how}; its last words: {last}" if last else how
+
+
+def _checked(board: str, content: bytes, operations: Sequence[Mapping[str, Any]], digest: str) -> dict[str, Any]:
+    try:
+        report = json.loads(content)
+        check_report(report)
+    except (ValueError, RecursionError, MalformedDocument) as error:
+        raise AgentError(f"{board}: the agent's report cannot be read: {error}.") from error
+    asked, answered = [each["op"] for each in operations], [each["op"] for each in report["results"]]
+    if asked != answered:
+        raise AgentError(f"{board}: the agent was asked for {asked} but its report answers {answered}.")
+    if report["agent_sha256"] != digest:
+        raise AgentError(
+            f"{board}: another agent answered ({report['agent_sha256'][:12]} instead of {digest[:12]}); run again."
+        )
+    found: dict[str, Any] = report
+    return found
