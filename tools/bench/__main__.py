@@ -1,0 +1,71 @@
+"""Runs one bench or all of them: `python -m tools.bench [NAME]`."""
+
+from __future__ import annotations
+
+import datetime
+import importlib
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Protocol, cast
+
+from rich.console import Console
+
+from tools.bench import publish
+from tools.bench.rows import BenchError, Row
+
+ROOT = Path(__file__).parents[2]
+
+# name -> module; a new bench is one file and one line here.
+BENCHES: Mapping[str, str] = {
+    "agent": "tools.bench.agent",
+    "push": "tools.bench.push",
+    "startup": "tools.bench.startup",
+}
+
+
+class Bench(Protocol):
+    """What a bench's module has: a heading, how it measures, whose versions matter, and the measuring itself."""
+
+    TITLE: str
+    HOW: str
+    TOOLS: tuple[str, ...]
+
+    def run(self) -> list[Row]:
+        """Measure, for minutes perhaps. Raises BenchError where this machine lacks something."""
+
+
+def main(argv: Sequence[str], benches: Mapping[str, str] = BENCHES, root: Path = ROOT) -> int:
+    """Run the benches named in `argv`, or all; return the exit code."""
+    unknown = [name for name in argv if name not in benches]
+    if unknown or len(argv) > 1:
+        found = f"there is no bench `{unknown[0]}`" if unknown else "name one bench or none"
+        print(f"bench: {found}; there are: {', '.join(benches)}.", file=sys.stderr)
+        return 2
+    try:
+        for name in argv or benches:
+            measure(name, benches[name], root)
+    except BenchError as error:
+        print(f"bench: {error}", file=sys.stderr)
+        return 3
+    return 0
+
+
+def measure(name: str, module: str, root: Path) -> None:
+    """Run one bench and put its rows everywhere. Raises BenchError."""
+    results, document = root / "build" / "bench", root / "docs" / "benchmarks.md"
+    publish.remove_json(results, name)
+    bench = cast("Bench", importlib.import_module(module))
+    rows = bench.run()
+    if not rows:
+        raise BenchError(f"{name}: measured nothing.")
+    where = publish.machine()
+    made = f"on {datetime.datetime.now(datetime.UTC):%Y-%m-%d}: {where}; {publish.versions(bench.TOOLS)}"
+    publish.print_table(Console(), bench.TITLE, rows)
+    publish.write_json(results, name, where, rows)
+    section = publish.section(name, bench.TITLE, bench.HOW, made, rows)
+    document.write_text(publish.replace_section(document.read_text("utf-8"), name, section), "utf-8")
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
