@@ -29,5 +29,8 @@ MODES = {
     )
 }
 
+# Every raw sample is kept; a net of a few microseconds would else fill the report of a long mode with millions.
+MAX_RUNS = 200_000
+
 # androidx.benchmark's WarmupManager: at least 30 runs and half a second, at most 30 s.
 WARM_UP = {"min_runs": 30, "min_seconds": 0.5, "max_seconds": 30.0}

@@ -11,7 +11,7 @@ from typing import Any
 from edgedeploy.board import Board
 from edgedeploy.errors import AgentError
 from edgedeploy.profiling.judge import judge, void_reason
-from edgedeploy.profiling.modes import WARM_UP, Mode
+from edgedeploy.profiling.modes import MAX_RUNS, WARM_UP, Mode
 from edgedeploy.records import (
     Conditions,
     Device,
@@ -60,6 +60,7 @@ def profile(
         "repetitions": mode.repetitions,
         "min_runs": mode.min_runs,
         "min_seconds": mode.min_seconds,
+        "max_runs": MAX_RUNS,
         "warm_up": WARM_UP,
         "child_timeout_s": CHILD_TIMEOUT_S,
         "variants": [
