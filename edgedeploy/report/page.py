@@ -13,7 +13,7 @@ from edgedeploy.records import Choice, Device, Report, Variant
 from edgedeploy.report import units
 from edgedeploy.report.conditions import circumstances, shared_facts, told_columns
 from edgedeploy.report.figures import histogram, picture
-from edgedeploy.report.view import Failed, device_views
+from edgedeploy.report.view import device_views
 
 if TYPE_CHECKING:
     from jinja2 import Environment
@@ -26,13 +26,13 @@ def write_report(
     variants: Sequence[Variant],
     reports: Sequence[Report],
     choices: Sequence[Choice],
-    failures: Sequence[Failed],
+    failures: Sequence[tuple[str, str]],
     devices: Sequence[Device],
 ) -> None:
     """Write the page to `path`, replacing what is there only when the new page is complete.
 
-    Of several reports by one device on one variant the newest is shown. Missing folders are made. Raises
-    StoreError where the file cannot be written.
+    `failures` are pairs of what failed (a variant, a device) and why. Of several reports by one device on one
+    variant the newest is shown. Missing folders are made. Raises StoreError where the file cannot be written.
     """
     page = render(title=title, variants=variants, reports=reports, choices=choices, failures=failures, devices=devices)
     # Beside the target, since a rename is atomic only within one file system.
@@ -58,7 +58,7 @@ def render(
     variants: Sequence[Variant],
     reports: Sequence[Report],
     choices: Sequence[Choice],
-    failures: Sequence[Failed],
+    failures: Sequence[tuple[str, str]],
     devices: Sequence[Device],
 ) -> str:
     """The page as text; what `write_report` writes."""

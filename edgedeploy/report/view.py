@@ -4,23 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
 
 from edgedeploy.records import Choice, Device, Outcome, Report, Variant, Verdict
 
 NEAREST = 3
-
-
-class Failed(Protocol):
-    """Anything that says which variant could not be built, or what else failed, and why."""
-
-    @property
-    def variant(self) -> str:
-        """What failed."""
-
-    @property
-    def reason(self) -> str:
-        """Why it failed, in a sentence."""
 
 
 @dataclass(frozen=True, slots=True)

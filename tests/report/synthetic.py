@@ -49,7 +49,7 @@ class Page:
     variants: tuple[Variant, ...] = ()
     reports: tuple[Report, ...] = ()
     choices: tuple[Choice, ...] = ()
-    failures: tuple[Rejection, ...] = ()
+    failures: tuple[tuple[str, str], ...] = ()
     devices: tuple[Device, ...] = ()
 
     def arguments(self) -> dict[str, Any]:
@@ -63,7 +63,7 @@ def two_boards() -> Page:
         variants=made,
         reports=(*map(on_kitchen, made[:-2]), on_kitchen(made[-1]), *map(on_orin, made[:3]), *map(on_orin, made[6:9])),
         choices=(choice_on_kitchen(made), choice_on_orin(made)),
-        failures=(Rejection("clustered-onnx-int8", "no ONNX operator for aten::_foo; leave out the pass `cluster`"),),
+        failures=(("clustered-onnx-int8", "no ONNX operator for aten::_foo; leave out the pass `cluster`"),),
         devices=(KITCHEN, ORIN),
     )
 

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from edgedeploy.errors import StoreError
-from edgedeploy.records import Device, Energy, Rejection, Verdict
+from edgedeploy.records import Device, Energy, Verdict
 from edgedeploy.report import render, write_report
 from edgedeploy.report.page import _plotly
 from tests.report.synthetic import (
@@ -217,7 +217,7 @@ def hostile_page() -> Page:
         reasons=(HOSTILE,),
         objective=HOSTILE,
     )
-    return Page(HOSTILE, (variant,), (report,), (choice,), (Rejection(HOSTILE, HOSTILE),), (device,))
+    return Page(HOSTILE, (variant,), (report,), (choice,), ((HOSTILE, HOSTILE),), (device,))
 
 
 def test_a_hostile_name_stays_text() -> None:
