@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 _LEAST_COVERAGE = 0.95
 _LEAST_READINGS = 5
+_LEAST_IDLE_READINGS = 3
 
 
 class Sampler:
@@ -97,11 +98,11 @@ def energy_per_inference(
         return None, f"{source.name} gave only {coverage:.0%} of the expected readings{trouble}"
     total_j = idle_j = 0.0
     for phase in phases:
-        idle = [watts for window in phase.idle for _, watts in _within(readings, window)]
-        if len(idle) < _LEAST_READINGS:
+        idle = [[watts for _, watts in _within(readings, window)] for window in phase.idle]
+        if min(map(len, idle)) < _LEAST_IDLE_READINGS:
             return None, f"{source.name} gave too few readings of the idle board{trouble}"
         total_j += integrate_j(readings, phase.window)
-        idle_j += sum(idle) / len(idle) * _seconds(phase.window)
+        idle_j += sum(sum(watts) / len(watts) for watts in idle) / len(idle) * _seconds(phase.window)
     return {
         "total_mj": total_j * 1e3 / runs,
         "above_idle_mj": (total_j - idle_j) * 1e3 / runs,

@@ -32,15 +32,17 @@ def verify(path: str, sha256: str, size_bytes: int | None = None) -> None:
         if os.path.islink(path):
             raise Refused("it is a symbolic link") from error
         raise
-    with open(descriptor, "rb") as file:
+    try:
         status = os.fstat(descriptor)
         if not stat.S_ISREG(status.st_mode):
             raise Refused("it is no plain file")
         if size_bytes is not None and status.st_size != size_bytes:
             raise Refused(f"it has {status.st_size} bytes instead of {size_bytes}")
         digest = hashlib.sha256()
-        for chunk in iter(lambda: file.read(_CHUNK_BYTES), b""):
+        for chunk in iter(lambda: os.read(descriptor, _CHUNK_BYTES), b""):
             digest.update(chunk)
+    finally:
+        os.close(descriptor)
     if digest.hexdigest() != sha256:
         raise Refused(f"its SHA-256 is {digest.hexdigest()}")
 

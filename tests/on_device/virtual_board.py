@@ -90,7 +90,7 @@ def profile(*variants: dict[str, Any], **more: Any) -> dict[str, Any]:
         "repetitions": 2,
         "min_runs": 64,
         "min_seconds": 0.02,
-        "warm_up": {"min_runs": 5, "min_seconds": 0.0, "max_seconds": 1.0},
+        "warm_up": {"min_runs": 5, "min_seconds": 0.0, "max_seconds": 0.2},
         "child_timeout_s": 60.0,
         "variants": list(variants),
     } | more
