@@ -184,9 +184,9 @@ def _sshd_config(server: LoopbackServer, environment: Mapping[str, str]) -> str:
         ("Subsystem", "sftp internal-sftp"),  # the sftp-server program lies elsewhere on every system
     ]
     lines = [f"{key} {value}" for key, value in settings]
-    if environment:
-        # only the first SetEnv counts
-        lines.append("SetEnv " + " ".join(quoted(f"{name}={value}") for name, value in environment.items()))
+    # only the first SetEnv counts; SHLVL keeps bash from reading the account's own .bashrc for every command
+    variables = {"SHLVL": "1", **environment}
+    lines.append("SetEnv " + " ".join(quoted(f"{name}={value}") for name, value in variables.items()))
     return "\n".join(lines) + "\n"
 
 

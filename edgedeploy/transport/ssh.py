@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import shlex
+import socket
 import stat
 import threading
 import time
@@ -29,6 +30,8 @@ T = TypeVar("T")
 CHUNK_BYTES = 8 * 32_768  # eight of the largest writes that every SFTP server takes
 PREFETCHED_READS = 64  # as many as OpenSSH's own sftp keeps under way
 CONNECT_ATTEMPTS = 3
+# Later than this a server is silent or far away, and would be so the next time.
+QUICK_REFUSAL_S = 3.0
 TICK_S = 0.1
 # How long an operation that was told to stop may take before the whole connection is closed under it.
 GRACE_S = 2.0
@@ -50,11 +53,13 @@ class SshTransport:
     def __enter__(self) -> Self:
         hosts = resolve(self._address, self._config_file)
         for attempt in range(1, CONNECT_ATTEMPTS + 1):
+            started = time.monotonic()
             try:
                 self._link = self._connect(hosts)
                 return self
             except ConnectError as error:
-                if attempt == CONNECT_ATTEMPTS or not _passing(error):
+                unknown = isinstance(error.__cause__, socket.gaierror)
+                if attempt == CONNECT_ATTEMPTS or unknown or time.monotonic() - started > QUICK_REFUSAL_S:
                     raise
                 time.sleep(random.uniform(0.5, 1.0) * 0.4 * 2**attempt)  # noqa: S311 - spreads boards, hides nothing
         raise AssertionError("unreachable")
@@ -162,7 +167,7 @@ class SshTransport:
         link = Link(self.board, self._deadlines)
         complete = False
         try:
-            limit_s = self._deadlines.total_s * len(hosts)
+            limit_s = self._deadlines.total_s * len(hosts) + GRACE_S
             self._supervise(lambda: link.connect(hosts), link.close, "connecting", limit_s, ConnectError)
             complete = True
         finally:
@@ -252,14 +257,6 @@ class SshTransport:
                 reason = "the board gives no reason; its disk may be full"
             return f"{what} failed: {reason}."
         return f"{what} failed: {error or type(error).__name__}."
-
-
-def _passing(error: ConnectError) -> bool:
-    """Whether connecting again may help: a server that starts, or one that turns away too many logins at once."""
-    import socket
-
-    cause = error.__cause__
-    return not isinstance(cause, (socket.gaierror, TimeoutError))
 
 
 def _carry(future: Future[T], work: Callable[[], T]) -> None:

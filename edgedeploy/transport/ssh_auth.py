@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import base64
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from edgedeploy.errors import AuthError
+from edgedeploy.errors import AuthError, TransportTimeout
 
 if TYPE_CHECKING:
     import paramiko
@@ -18,13 +19,14 @@ if TYPE_CHECKING:
 def authenticate(board: str, transport: paramiko.Transport, host: Host) -> None:
     """Log in with the first key that the server takes; never asks for a password.
 
-    Raises AuthError naming user and keys, and paramiko's exceptions when the connection breaks.
+    Raises AuthError naming user and keys, TransportTimeout, and paramiko's exceptions when the connection breaks.
     """
     import paramiko
 
     tried: list[str] = []
     for label, key in _keys(host, tried):
         tried.append(label)
+        started = time.monotonic()
         try:
             still_wanted = transport.auth_publickey(host.user, key)
         except paramiko.BadAuthenticationType as error:
@@ -34,6 +36,10 @@ def authenticate(board: str, transport: paramiko.Transport, host: Host) -> None:
                 "allow PubkeyAuthentication in the board's sshd_config.",
             ) from error
         except paramiko.AuthenticationException as error:
+            if transport.is_active() and time.monotonic() - started >= transport.auth_timeout:
+                raise TransportTimeout(
+                    board, f"{host.hostname} did not answer the login as {host.user} in {transport.auth_timeout:g} s."
+                ) from error
             if transport.is_active():
                 continue
             raise AuthError(

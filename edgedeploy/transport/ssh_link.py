@@ -96,7 +96,8 @@ class Link:
 
         place = f"{host.hostname} port {host.port}"
         heard = _Heard(self._open_socket(host, via, place))
-        transport = _new_transport(heard)
+        # not its ServiceRequestingTransport, which now and then misses the answer to a login and waits for another
+        transport = paramiko.Transport(heard)  # type: ignore[arg-type]  # all that it needs of a socket
         self._hops.append((transport, heard))
         if self._closed.is_set():
             self.close()
@@ -106,7 +107,8 @@ class Link:
         keys = known_keys(host.known_hosts, name)
         _prefer(transport, [key.key_type for key in keys if not key.revoked])
         try:
-            transport.start_client(timeout=self._deadlines.handshake_s)
+            # a little later than the banner's own limit, which has the better reason to give
+            transport.start_client(timeout=self._deadlines.handshake_s + 0.5)
             key = transport.get_remote_server_key()
         except (paramiko.SSHException, EOFError, OSError) as error:
             raise ConnectError(self._board, _handshake_failure(place, error)) from error
@@ -199,19 +201,6 @@ class _Heard:
         self._connection.close()
 
 
-def _new_transport(heard: _Heard) -> paramiko.Transport:
-    import paramiko
-
-    class Transport(paramiko.ServiceRequestingTransport):  # type: ignore[name-defined,misc]  # not in the stubs
-        def run(self) -> None:
-            super().run()
-            # it waits for this without end, also when the connection has ended
-            self._service_userauth_accepted = True
-
-    transport: paramiko.Transport = Transport(heard)
-    return transport
-
-
 def _tune(connection: socket.socket, silence_s: float) -> None:
     connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
@@ -237,6 +226,8 @@ def _prefer(transport: paramiko.Transport, known_types: Sequence[str]) -> None:
 
 def _handshake_failure(place: str, error: Exception) -> str:
     text = _text(error)
+    if text == "No existing session":  # what paramiko says after a limit that it does not name
+        return f"{place} did not finish the SSH handshake in time."
     if "banner" in text.lower() or "negotiation failed" in text.lower():
         return f"{place} takes connections but does not answer as an SSH server does ({text})."
     return f"no SSH connection with {place}: {text}."

@@ -1,0 +1,294 @@
+"""What goes wrong with SSH ends in the right error, soon, and with a sentence that helps."""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from edgedeploy.errors import AuthError, ConnectError, HostKeyError, TransferError, TransportError, TransportTimeout
+from edgedeploy.transport.address import Address
+from edgedeploy.transport.ssh import SshTransport
+from edgedeploy.transport.ssh_link import Deadlines
+from tests.odd_sftp import odd_sftp
+from tests.servers import QUICK, Cable, client_config, transport_to
+from tools.loopback_ssh import LoopbackServer, loopback_ssh, make_key
+
+
+@contextlib.contextmanager
+def soon(limit_s: float) -> Iterator[None]:
+    started = time.monotonic()
+    yield
+    assert time.monotonic() - started < limit_s
+
+
+@contextlib.contextmanager
+def listener() -> Iterator[int]:
+    """A port that takes connections and never says a word."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        yield server.getsockname()[1]
+
+
+def test_nobody_listens(server: LoopbackServer) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        port = taken.getsockname()[1]
+        with (
+            soon(10),
+            pytest.raises(
+                ConnectError, match=rf"^board: cannot connect to 127\.0\.0\.1 port {port}: Connection refused"
+            ),
+            transport_to(server, client_config(server, Port=str(port))),
+        ):
+            pass
+
+
+def test_name_is_unknown() -> None:
+    with (
+        pytest.raises(ConnectError, match=r"the name 'no-such-board\.invalid' is not known"),
+        SshTransport("board", Address("ssh", "no-such-board.invalid"), None, QUICK),
+    ):
+        pass
+
+
+def test_server_that_never_says_who_it_is(server: LoopbackServer) -> None:
+    with (
+        listener() as port,
+        soon(20),
+        pytest.raises(ConnectError, match="does not answer as an SSH server does"),
+        transport_to(server, client_config(server, Port=str(port)), Deadlines(1, 0.5, 1, 1)),
+    ):
+        pass
+
+
+def test_wrong_user_names_user_and_key(server: LoopbackServer) -> None:
+    with (
+        pytest.raises(
+            AuthError, match=r"refuses the user nobody-here with every key tried \(.*client_key\).*ssh-copy-id"
+        ),
+        transport_to(server, client_config(server, User="nobody-here")),
+    ):
+        pass
+
+
+def test_wrong_key(server: LoopbackServer, tmp_path: Path) -> None:
+    make_key(tmp_path / "other_key")
+    with (
+        pytest.raises(AuthError, match=r"every key tried \(.*other_key\)"),
+        transport_to(server, client_config(server, IdentityFile=str(tmp_path / "other_key"))),
+    ):
+        pass
+
+
+def test_key_file_that_is_missing_and_one_that_is_none(server: LoopbackServer, tmp_path: Path) -> None:
+    with (
+        pytest.raises(AuthError, match=r"none: neither .*absent_key"),
+        transport_to(server, client_config(server, IdentityFile=str(tmp_path / "absent_key"), IdentityAgent="none")),
+    ):
+        pass
+    (tmp_path / "garbage").write_text("not a key")
+    with (
+        pytest.raises(AuthError, match="garbage cannot be used"),
+        transport_to(server, client_config(server, IdentityFile=str(tmp_path / "garbage"))),
+    ):
+        pass
+
+
+def test_key_with_a_passphrase_says_ssh_add(server: LoopbackServer, tmp_path: Path) -> None:
+    from cryptography.hazmat.primitives import serialization
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+    encryption = serialization.BestAvailableEncryption(b"secret")
+    key = Ed25519PrivateKey.generate().private_bytes(
+        serialization.Encoding.PEM, serialization.PrivateFormat.OpenSSH, encryption
+    )
+    (tmp_path / "locked_key").write_bytes(key)
+    with (
+        pytest.raises(AuthError, match="locked_key has a passphrase: run `ssh-add"),
+        transport_to(server, client_config(server, IdentityFile=str(tmp_path / "locked_key"))),
+    ):
+        pass
+
+
+def test_second_key_is_tried(server: LoopbackServer, tmp_path: Path) -> None:
+    if server.kind == "asyncssh":
+        return  # it takes a second key for a protocol error
+    make_key(tmp_path / "other_key")
+    config = client_config(server, IdentityFile=f"{tmp_path / 'other_key'}\n    IdentityFile {server.client_key}")
+    with transport_to(server, config) as board:
+        assert board.run(["true"], timeout_s=10).exit_code == 0
+
+
+def test_unknown_host_key_tells_its_fingerprint(server: LoopbackServer, tmp_path: Path) -> None:
+    (tmp_path / "empty").touch()
+    fingerprint = subprocess.run(
+        ["ssh-keygen", "-lf", server.folder / "host_key.pub"], capture_output=True, text=True, check=True
+    ).stdout.split()[1]
+    with (
+        pytest.raises(HostKeyError) as caught,
+        transport_to(
+            server, client_config(server, UserKnownHostsFile=str(tmp_path / "empty"), StrictHostKeyChecking="no")
+        ),
+    ):
+        pass
+    message = str(caught.value)
+    assert fingerprint in message
+    assert f"ssh-keyscan -p {server.port} 127.0.0.1 >> {tmp_path / 'empty'}" in message
+    assert (tmp_path / "empty").read_text() == ""
+
+
+def test_changed_host_key_is_a_hard_stop(server: LoopbackServer, tmp_path: Path) -> None:
+    known = impostor(server, tmp_path)
+    with (
+        pytest.raises(HostKeyError, match=r"HAS CHANGED: it shows SHA256:\S+ .* has SHA256:\S+ .*ssh-keygen -f .* -R"),
+        transport_to(server, client_config(server, UserKnownHostsFile=str(known))),
+    ):
+        pass
+
+
+def test_changed_host_key_behind_a_jump_host_and_of_one(server: LoopbackServer, tmp_path: Path) -> None:
+    known = impostor(server, tmp_path)
+    good, bad = server.known_hosts, known
+    for jump_knows, board_knows in ((good, bad), (bad, good)):
+        with (
+            pytest.raises(HostKeyError, match="HAS CHANGED"),
+            transport_to(server, jumping_config(server, jump_knows, board_knows)),
+        ):
+            pass
+    with transport_to(server, jumping_config(server, good, good)) as board:
+        assert board.run(["echo", "far"], timeout_s=10).stdout == b"far\n"
+
+
+def test_jump_over_two_hosts(server: LoopbackServer) -> None:
+    config = jumping_config(server, server.known_hosts, server.known_hosts).replace(
+        "ProxyJump jump", f"ProxyJump jump,{server.user}@second:{server.port}"
+    )
+    config += "Host second\n" + "\n".join(client_config(server).splitlines()[1:]).replace(
+        f"Port {server.port}", "Port 1"
+    )
+    with transport_to(server, config) as board:
+        assert board.run(["echo", "very far"], timeout_s=10).stdout == b"very far\n"
+
+
+def test_jump_host_that_cannot_reach_the_board(server: LoopbackServer) -> None:
+    config = jumping_config(server, server.known_hosts, server.known_hosts)
+    config = config.replace(f"Port {server.port}", "Port 1", 1)
+    with pytest.raises(ConnectError, match="the jump host cannot reach 127"), transport_to(server, config):
+        pass
+
+
+def test_proxy_command_carries_the_connection(server: LoopbackServer) -> None:
+    script = (
+        "import os, socket, sys, threading\n"
+        f"s = socket.create_connection(('127.0.0.1', {server.port}))\n"
+        "def up():\n"
+        "    while data := os.read(0, 65536): s.sendall(data)\n"
+        "threading.Thread(target=up, daemon=True).start()\n"
+        "while data := s.recv(65536): os.write(1, data)\n"
+    )
+    file = server.folder / "proxy.py"
+    file.write_text(script)
+    config = client_config(server, Port="1", ProxyCommand=f"{sys.executable} {file}", HostKeyAlias="the-board")
+    known = server.folder / "alias_hosts"
+    known.write_text("the-board " + server.known_hosts.read_text().split(None, 1)[1])
+    config = config.replace(str(server.known_hosts), str(known))
+    with transport_to(server, config) as board:
+        assert board.run(["echo", "proxied"], timeout_s=10).stdout == b"proxied\n"
+
+
+def test_proxy_command_that_fails(server: LoopbackServer) -> None:
+    with soon(20), pytest.raises(ConnectError), transport_to(server, client_config(server, ProxyCommand="false")):
+        pass
+
+
+def test_cut_cable_ends_a_put_within_its_deadline(server: LoopbackServer, tmp_path: Path) -> None:
+    (tmp_path / "source").write_bytes(bytes(24 << 20))
+    with Cable(server.port).plugged() as cable, transport_to(server, through(server, cable)) as board:
+        cable.cut_after(2 << 20)
+        with soon(9), pytest.raises(TransportTimeout, match="nothing was heard for 2 s"):
+            board.put(tmp_path / "source", str(tmp_path / "part"), timeout_s=60)
+        with soon(9), pytest.raises(TransportError):
+            board.run(["true"], timeout_s=5)
+
+
+def test_cut_cable_ends_a_command(server: LoopbackServer) -> None:
+    with Cable(server.port).plugged() as cable, transport_to(server, through(server, cable)) as board:
+        threading.Timer(0.5, cable.cut).start()
+        with soon(9), pytest.raises(TransportTimeout, match="nothing was heard for 2 s during `sleep`"):
+            board.run(["sleep", "60"], timeout_s=60)
+
+
+def test_long_silent_command_is_not_a_cut_cable(server: LoopbackServer) -> None:
+    with transport_to(server, deadlines=Deadlines(3, 3, 5, 0.8)) as board:
+        assert board.run(["sh", "-c", "sleep 2.5; echo done"], timeout_s=20).stdout == b"done\n"
+
+
+def test_server_killed_during_a_transfer(tmp_path: Path) -> None:
+    (tmp_path / "source").write_bytes(bytes(64 << 20))
+    with loopback_ssh(tmp_path / "server") as server, transport_to(server) as board:
+        session = int(board.run(["sh", "-c", "echo $PPID"], timeout_s=10).stdout)
+
+        def kill(_: int) -> None:
+            import os
+
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(session, signal.SIGKILL)
+
+        with soon(10), pytest.raises(TransferError, match="link was lost"):
+            board.put(tmp_path / "source", "/dev/null", timeout_s=60, progress=kill)
+
+
+def test_server_killed_during_a_command(tmp_path: Path) -> None:
+    with (
+        loopback_ssh(tmp_path / "server") as server,
+        transport_to(server) as board,
+        soon(10),
+        pytest.raises(ConnectError, match="link was lost"),
+    ):
+        board.run(["sh", "-c", "kill -KILL $PPID; sleep 20"], timeout_s=30)
+
+
+@pytest.mark.parametrize("fault", ["failure", "late failure", "close"])
+def test_board_that_cannot_write(tmp_path: Path, fault: str) -> None:
+    (tmp_path / "source").write_bytes(bytes(3 << 20))
+    with odd_sftp(tmp_path, fault) as transport, transport as board, soon(10), pytest.raises(TransferError) as caught:
+        board.put(tmp_path / "source", "/part", timeout_s=30)
+    assert ("link was lost" if fault == "close" else "its disk may be full") in str(caught.value)
+
+
+def test_server_without_sftp(tmp_path: Path) -> None:
+    (tmp_path / "source").write_bytes(b"x")
+    with (
+        odd_sftp(tmp_path, "none") as transport,
+        transport as board,
+        pytest.raises(TransferError, match="offers no SFTP"),
+    ):
+        board.put(tmp_path / "source", "/part", timeout_s=30)
+
+
+def impostor(server: LoopbackServer, folder: Path) -> Path:
+    """A known_hosts file in which the server has another key."""
+    other = make_key(folder / "impostor")
+    known = folder / "known_hosts"
+    known.write_text(f"[127.0.0.1]:{server.port} {other}\n")
+    return known
+
+
+def jumping_config(server: LoopbackServer, jump_knows: Path, board_knows: Path) -> str:
+    board = client_config(server, UserKnownHostsFile=str(board_knows), ProxyJump="jump")
+    jump = client_config(server, UserKnownHostsFile=str(jump_knows)).replace(f"Host {server.alias}", "Host jump")
+    return board + jump
+
+
+def through(server: LoopbackServer, cable: Cable) -> str:
+    known = server.folder / "cable_hosts"
+    known.write_text(server.known_hosts.read_text().replace(str(server.port), str(cable.port)))
+    return client_config(server, Port=str(cable.port), UserKnownHostsFile=str(known))
