@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import importlib
+import os
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -56,11 +57,13 @@ def measure(name: str, module: str, root: Path) -> None:
     results, document = root / "build" / "bench", root / "docs" / "benchmarks.md"
     publish.remove_json(results, name)
     bench = cast("Bench", importlib.import_module(module))
+    load = os.getloadavg()[0]
     rows = bench.run()
     if not rows:
         raise BenchError(f"{name}: measured nothing.")
     where = publish.machine()
-    made = f"on {datetime.datetime.now(datetime.UTC):%Y-%m-%d}: {where}; {publish.versions(bench.TOOLS)}"
+    today = datetime.datetime.now(datetime.UTC).date()
+    made = f"on {today}: {where}, load {load:.1f} at the start; {publish.versions(bench.TOOLS)}"
     publish.print_table(Console(), bench.TITLE, rows)
     publish.write_json(results, name, where, rows)
     section = publish.section(name, bench.TITLE, bench.HOW, made, rows)

@@ -21,10 +21,10 @@ from tools.bench.rows import OURS, BenchError, Row, interleave, ratio_row
 
 TITLE = "The agent's median beside a bare loop"
 HOW = (
-    "One inference on one thread of the CPU, the median of at least 150 runs and half a second, each time in a process "
-    "of its own, 25 rounds. Ours is the whole on-device agent as a board runs it: the packed file, a job, a report. The "
-    "peer is a plain loop around `InferenceSession.run` (`tools/bench/bare_loop.py`). 1 means that the agent adds "
-    "nothing; the aim is to stay within 2 %."
+    "One inference on one thread of the CPU, the median of at least 150 runs and half a second, each time in a "
+    "process of its own, 25 rounds. Ours is the whole on-device agent as a board runs it: the packed file, a job,"
+    " a report. The peer is a plain loop around `InferenceSession.run` (`tools/bench/bare_loop.py`). 1 means that"
+    " the agent adds nothing; the aim is to stay within 2 %."
 )
 TOOLS = ("edgedeploy", "onnxruntime", "numpy", "onnx")
 BARE = "bare onnxruntime loop"

@@ -36,7 +36,7 @@ def machine() -> str:
 
 def versions(distributions: Sequence[str]) -> str:
     """The versions of those distributions that are installed, as text."""
-    there = {found.name.lower(): found.version for found in metadata.distributions() if found.name}
+    there = {found.name.lower().replace("_", "-"): found.version for found in metadata.distributions() if found.name}
     return ", ".join(f"{name} {there[name]}" for name in distributions if name in there)
 
 
@@ -60,7 +60,7 @@ def print_table(console: Console, title: str, rows: Sequence[Row]) -> None:
     for column in _COLUMNS:
         table.add_column(column, justify="right" if column in ("ours", "spread") else "left")
     for row in rows:
-        table.add_row(*_cells(row))
+        table.add_row(*_cells(row, "\n"))
     console.print(table)
 
 
@@ -98,6 +98,6 @@ def replace_section(text: str, name: str, new: str) -> str:
 _COLUMNS = ("task", "unit", "better", "ours", "spread", "peers")
 
 
-def _cells(row: Row) -> list[str]:
-    peers = ", ".join(f"{name} {value:g}" for name, value in row.peers.items())
+def _cells(row: Row, between: str = ", ") -> list[str]:
+    peers = between.join(f"{name} {value:g}" for name, value in row.peers.items())
     return [row.task, row.unit, row.better, f"{row.ours:g}", f"{row.spread:g}", peers]

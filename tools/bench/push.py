@@ -19,9 +19,10 @@ from tools.loopback_ssh import LoopbackServer, loopback_ssh
 
 TITLE = "Pushing 64 MiB"
 HOW = (
-    "64 MiB of random bytes to an SSH server on loopback, connecting included, 11 rounds. `put` carries the file and no "
-    "more, as the peers do. `push` is what a user runs: look what the board is and has, check its free space, give it "
-    "the agent, send to a temporary name, have the board hash the file, sync it to disk and rename it; no peer does that."
+    "64 MiB of random bytes to an SSH server on loopback, connecting included, 11 rounds. `put` carries the file "
+    "and no more, as the peers do. `push` is what a user runs: look what the board is and has, check its free "
+    "space, give it the agent, send to a temporary name, have the board hash the file, sync it to disk and rename"
+    " it; no peer does that."
 )
 TOOLS = ("edgedeploy", "paramiko", "cryptography")
 SIZE_BYTES = 64 << 20
