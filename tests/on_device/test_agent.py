@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import json
-import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import psutil  # type: ignore[import-untyped]
 import pytest
 
 from edgedeploy.on_device.lock import board_lock
@@ -36,27 +33,6 @@ def measured(board: VirtualBoard, *variants: dict[str, Any], **more: Any) -> lis
     (result,) = board.run(profile(*variants, **more))
     found: list[dict[str, Any]] = result["variants"]
     return found
-
-
-def worker_of(agent: subprocess.Popen[bytes], deadline_s: float = 30.0) -> psutil.Process:
-    """Wait until the agent has a worker that has run for a moment."""
-    end = time.monotonic() + deadline_s
-    while time.monotonic() < end:
-        for child in psutil.Process(agent.pid).children():
-            if time.time() - child.create_time() > 0.3:
-                return child
-        time.sleep(0.02)
-    raise AssertionError("the agent has started no worker")
-
-
-def gone(process: psutil.Process, deadline_s: float = 10.0) -> bool:
-    try:
-        process.wait(deadline_s)
-    except psutil.NoSuchProcess:
-        return True
-    except psutil.TimeoutExpired:
-        return False
-    return True
 
 
 def test_all_operations_in_one_job(board: VirtualBoard, variant: dict[str, Any]) -> None:
@@ -123,6 +99,17 @@ def test_a_garbage_file_is_a_result(board: VirtualBoard, kind: str) -> None:
     assert result["absent"] == {"memory": "not measured: unsupported", "energy": "not measured: unsupported"}
 
 
+def test_a_file_that_looks_right_and_is_not_cannot_hurt_the_agent(board: VirtualBoard) -> None:
+    """Whether the runtime refuses such a file or dies of it is the runtime's affair; either is a result."""
+    model = bytearray(models.tflite_dense())
+    model[40:400] = np.random.default_rng(3).integers(0, 256, 360, np.uint8).tobytes()
+    (result,) = measured(
+        board, board.variant(bytes(model), models.TFLITE, models.probe(models.EXAMPLES, models.EXAMPLES))
+    )
+    assert result["outcome"] in ("unsupported", "crashed")
+    assert result["detail"]
+
+
 def test_a_bad_variant_does_not_spoil_a_good_one(board: VirtualBoard, variant: dict[str, Any], tmp_path: Path) -> None:
     probe = models.probe(models.EXAMPLES, models.EXAMPLES)
     bad = board.variant(b"garbage " * 64, models.ONNX, probe, id="bad")
@@ -161,16 +148,6 @@ def test_a_deadline_is_a_timeout(board: VirtualBoard, variant: dict[str, Any]) -
     (result,) = measured(board, variant, child_timeout_s=4.0, **LONG)
     assert result["outcome"] == "timeout"
     assert result["detail"] == "in repetition 1: gave no answer within 4 s"
-
-
-def test_a_worker_that_dies_is_a_crash(board: VirtualBoard, variant: dict[str, Any]) -> None:
-    board.write_job(profile(variant, **LONG))
-    with board.start() as agent:
-        worker_of(agent).send_signal(signal.SIGSEGV)
-        assert agent.wait(60) == 0
-    (result,) = board.results()[0]["variants"]
-    assert result["outcome"] == "crashed"
-    assert "killed by SIGSEGV" in result["detail"]
 
 
 @pytest.mark.parametrize(
@@ -222,65 +199,6 @@ def test_a_root_that_cannot_be_written_is_an_io_error(board: VirtualBoard, varia
     assert "lock" in result["error"]["message"]
 
 
-@pytest.mark.parametrize(
-    ("content", "message"),
-    [
-        (b"", "Expecting value"),
-        (b"[" * 100_000, "nested too deeply"),
-        (b"\xff\xfe", "codec can't decode"),
-        (b"[]", "job must be an object"),
-        (b'{"schema": 99, "root": "/x", "operations": [{}]}', "job.schema must be 1"),
-    ],
-)
-def test_a_job_that_cannot_be_read_leaves_no_report(board: VirtualBoard, content: bytes, message: str) -> None:
-    board.job_path.write_bytes(content)
-    with board.start() as agent:
-        _, stderr = agent.communicate(timeout=30)
-    assert agent.returncode == 2
-    assert message in stderr.decode()
-    assert len(stderr.decode().splitlines()) == 1
-    assert not board.report_path.exists()
-
-
-def test_a_report_that_cannot_be_written_is_said(board: VirtualBoard) -> None:
-    board.write_job({"op": "inventory", "objects": {}})
-    board.report_path = board.root / "no" / "such" / "folder" / "report.json"
-    with board.start() as agent:
-        _, stderr = agent.communicate(timeout=30)
-    assert agent.returncode == 1
-    assert "the report cannot be written" in stderr.decode()
-
-
-@pytest.mark.parametrize("end", ["stdin", "SIGTERM", "SIGINT", "SIGHUP", "SIGKILL"])
-def test_an_agent_that_ends_takes_its_worker_with_it(board: VirtualBoard, variant: dict[str, Any], end: str) -> None:
-    board.write_job(profile(variant, **LONG))
-    with board.start("--tethered") as agent:
-        worker = worker_of(agent)
-        assert agent.stdin is not None
-        if end == "stdin":
-            agent.stdin.close()
-        else:
-            agent.send_signal(signal.Signals[end])
-        status = agent.wait(10)
-    expected = {"stdin": 143, "SIGTERM": 143, "SIGINT": 130, "SIGHUP": 129, "SIGKILL": -9}
-    assert status == expected[end]
-    assert gone(worker)
-    assert not board.report_path.exists()
-    assert [path.name for path in board.root.iterdir() if ".part" in path.name] == []
-    # The lock is free, and whatever a killed agent left in tmp goes with the next job.
-    assert measured(board) == []
-    assert list((board.root / "tmp").iterdir()) == []
-
-
-def test_untethered_it_does_not_care_for_input(board: VirtualBoard) -> None:
-    board.write_job({"op": "facts"})
-    with board.start() as agent:
-        assert agent.stdin is not None
-        agent.stdin.close()
-        assert agent.wait(60) == 0
-    assert "onnxruntime" in board.results()[0]["facts"]["runtimes"]
-
-
 def test_the_oldest_python_at_hand_runs_it(tmp_path: Path) -> None:
     board = VirtualBoard(tmp_path / "root", oldest_python())
     variant = board.variant(models.onnx_matmul(), models.ONNX, models.probe(models.EXAMPLES, models.EXAMPLES))
@@ -303,19 +221,6 @@ def test_the_oldest_python_at_hand_runs_it(tmp_path: Path) -> None:
     else:
         assert result["outcome"] == "unsupported"
         assert result["detail"].startswith("no runtime here can be imported: onnxruntime (No module named")
-
-
-def test_too_old_a_python_is_told_so(board: VirtualBoard) -> None:
-    """The entry point is plain enough for any Python; what it would say is checked by asking for less."""
-    import zipfile
-
-    with zipfile.ZipFile(board.agent) as archive:
-        entry = archive.read("__main__.py").decode()
-    start = entry.replace("(3, 7)", "(99, 0)")
-    assert start != entry
-    done = subprocess.run([sys.executable, "-c", start], capture_output=True)
-    assert done.returncode == 1
-    assert b"needs Python 3.7 or later, this is 3." in done.stderr
 
 
 def test_the_package_itself_runs_as_a_module(board: VirtualBoard) -> None:
