@@ -9,7 +9,7 @@ from pathlib import Path
 from edgedeploy import build as building
 from edgedeploy.board import BoardFacts, open_board
 from edgedeploy.build import Built, Failure
-from edgedeploy.compress import training
+from edgedeploy.compress import FineTune, training
 from edgedeploy.errors import EdgeDeployError, ExitCode, PlanError
 from edgedeploy.lab import Visit, Visited, measurement, run_over, visit
 from edgedeploy.progress import SILENT, Progress
@@ -58,7 +58,7 @@ def run(project: Project, progress: Progress = SILENT, mode: str | None = None, 
 def train(project: Project, progress: Progress = SILENT, *, afresh: bool = False) -> bool:
     """Make the source weights as the plan's [train] says, unless they are there. Returns whether it trained."""
     plan = project.plan
-    if plan.train is None or plan.weights is None:
+    if not isinstance(plan.train, FineTune) or plan.weights is None:
         raise PlanError(f"{project.folder / 'edgedeploy.toml'}: train: missing; add a [train] table with `epochs`.")
     if plan.weights.exists() and not afresh:
         return False

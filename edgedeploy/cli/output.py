@@ -293,16 +293,16 @@ def _report_table(title: str, reports: Sequence[Report], variants: Mapping[str, 
     for report in sorted(reports, key=_by_latency):
         latency, memory, energy = report.metrics.latency, report.metrics.memory, report.metrics.energy
         cells = [
-            milliseconds(latency and latency.p50_ms),
-            milliseconds(latency and latency.p90_ms),
-            milliseconds(latency and latency.init_ms),
-            milliseconds(latency and latency.first_inference_ms),
-            or_absent(memory and bytes_text(memory.peak_rss_over_runtime_bytes)),
-            or_absent(energy and f"{energy.total_mj:.3g}"),
+            milliseconds(latency.p50_ms if latency else None),
+            milliseconds(latency.p90_ms if latency else None),
+            milliseconds(latency.init_ms if latency else None),
+            milliseconds(latency.first_inference_ms if latency else None),
+            or_absent(bytes_text(memory.peak_rss_over_runtime_bytes) if memory else None),
+            or_absent(f"{energy.total_mj:.3g}" if energy else None),
         ]
         if variants:
             known = variants.get(report.variant_name)
-            cells.insert(0, or_absent(known and f"{known.quality.value:.4f}"))
+            cells.insert(0, or_absent(f"{known.quality.value:.4f}" if known else None))
         ended = report.verdict if report.outcome is Outcome.OK else report.outcome
         table.add_row(report.variant_name, *cells, str(ended))
     return table

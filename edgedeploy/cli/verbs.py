@@ -46,9 +46,7 @@ def edgedeploy(
 @app.command()
 def init(
     folder: Annotated[Path, typer.Argument(help="Where to write the project; made where it is not there.")] = Path(),
-    example: Annotated[
-        str | None, typer.Option(help="digits-cnn, digits-gru or digits-transformer; a blank project by default.")
-    ] = None,
+    example: Annotated[str, typer.Option(help="blank, digits-cnn, digits-gru or digits-transformer.")] = "blank",
     as_json: Json = False,
 ) -> None:
     """Write a project: edgedeploy.toml, fleet.toml and a task file."""

@@ -200,5 +200,6 @@ def _repetition(raw: Mapping[str, Any]) -> Repetition:
 
 
 def _snapshot(raw: Mapping[str, Any]) -> Snapshot:
-    lists = {"governors", "frequencies_mhz"}
-    return Snapshot(**{key: tuple(value) if key in lists else value for key, value in raw.items()})
+    fields = dict(raw)
+    governors, frequencies_mhz = fields.pop("governors"), fields.pop("frequencies_mhz")
+    return Snapshot(governors=tuple(governors), frequencies_mhz=tuple(frequencies_mhz), **fields)

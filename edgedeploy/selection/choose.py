@@ -139,12 +139,16 @@ def _samples(fit: _Fit) -> list[tuple[int, ...]]:
 
 def _against(loser: _Fit, winner: _Fit) -> str:
     shared = [axis for axis in loser.axes if axis in winner.axes and loser.axes[axis] != winner.axes[axis]]
-    return ", ".join(f"{axis} {loser.axes[axis]:.4g} against {winner.axes[axis]:.4g}" for axis in shared)
+    return ", ".join(f"{axis} {_figure(loser.axes[axis])} against {_figure(winner.axes[axis])}" for axis in shared)
 
 
 def _behind(loser: _Fit, winner: _Fit, goal: Goal) -> str:
     unit = _UNITS[goal.minimise]
-    text = f"{unit} {loser.objective:.4g} against {winner.objective:.4g} of {winner.variant.name}"
+    text = f"{unit} {_figure(loser.objective)} against {_figure(winner.objective)} of {winner.variant.name}"
     if loser.objective < winner.objective:
         return f"{text}, but its measurement is suspect and the lead is inside the noise"
     return text
+
+
+def _figure(value: float) -> str:
+    return f"{value:,.0f}" if value >= 10_000 else f"{value:.4g}"

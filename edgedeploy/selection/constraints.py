@@ -28,10 +28,10 @@ def broken_limits(variant: Variant, metrics: Metrics, limits: Limits, whose: str
     latency, memory, energy = metrics.latency, metrics.memory, metrics.energy
     measured = (
         ("max_file_bytes", "file", variant.artifact.size_bytes, limits.max_file_bytes, "B"),
-        ("max_p50_ms", "p50", latency and latency.p50_ms, limits.max_p50_ms, "ms"),
-        ("max_p90_ms", "p90", latency and latency.p90_ms, limits.max_p90_ms, "ms"),
-        ("max_peak_rss_bytes", "peak RSS", memory and memory.peak_rss_bytes, limits.max_peak_rss_bytes, "B"),
-        ("max_energy_mj", "energy", energy and energy.total_mj, limits.max_energy_mj, "mJ"),
+        ("max_p50_ms", "p50", latency.p50_ms if latency else None, limits.max_p50_ms, "ms"),
+        ("max_p90_ms", "p90", latency.p90_ms if latency else None, limits.max_p90_ms, "ms"),
+        ("max_peak_rss_bytes", "peak RSS", memory.peak_rss_bytes if memory else None, limits.max_peak_rss_bytes, "B"),
+        ("max_energy_mj", "energy", energy.total_mj if energy else None, limits.max_energy_mj, "mJ"),
         ("max_drop", f"{variant.quality.metric} drop", variant.drop.value, limits.max_drop, ""),
     )
     for key, what, value, limit, unit in measured:
