@@ -1,0 +1,162 @@
+from __future__ import annotations
+
+import fcntl
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from edgedeploy import export, pipeline
+from edgedeploy.build import identity
+from edgedeploy.compress import FineTune
+from edgedeploy.errors import ExportError, PlanError, StoreError
+from edgedeploy.project import Project
+from tests.support.project import PLAN, TASK, write_project
+
+pytestmark = pytest.mark.builds
+
+TUNED = f"""{PLAN}
+[[recipe]]
+name = "tuned"
+passes = [{{ kind = "fine-tune", epochs = 1 }}]
+formats = ["onnx"]
+precisions = ["fp32"]
+"""
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    return write_project(tmp_path / "project", plan=TUNED)
+
+
+def test_a_variant_is_built_once_and_found_again(folder: Path) -> None:
+    first = pipeline.build(Project(folder))
+    assert [variant.name for variant in first.variants] == ["dense-onnx-fp32", "dense-onnx-int8", "tuned-onnx-fp32"]
+    assert first.made == tuple(variant.name for variant in first.variants)
+    assert first.failures == ()
+    second = pipeline.build(Project(folder))
+    assert (second.variants, second.made) == (first.variants, ())
+    fp32, int8, tuned = first.variants
+    assert fp32.artifact.size_bytes > 0
+    assert (fp32.drop.value, fp32.parity.relative_rms_error) == (0.0, pytest.approx(0.0, abs=1e-5))
+    assert int8.parity.relative_rms_error > fp32.parity.relative_rms_error
+    assert tuned.quality.value > fp32.quality.value
+    assert len({variant.id for variant in first.variants}) == 3
+
+
+def test_finding_everything_built_loads_no_torch(folder: Path) -> None:
+    pipeline.build(Project(folder))
+    code = (
+        "import sys\nfrom edgedeploy.cli import main\n"
+        "assert main(['build', '--json', '-C', sys.argv[1]]) == 0\n"
+        "loaded = {'torch', 'onnx', 'onnxruntime', 'litert_torch', 'sklearn'} & set(sys.modules)\n"
+        "assert not loaded, loaded\n"
+    )
+    subprocess.run([sys.executable, "-c", code, str(folder)], check=True, stdout=subprocess.DEVNULL)
+
+
+def test_another_input_pass_version_or_tool_version_is_another_question(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    known = {variant.name: variant.id for variant in pipeline.build(Project(folder)).variants}
+
+    def changed() -> set[str]:
+        plan = Project(folder).plan
+        digest = pipeline.build(Project(folder)).variants[0].task_digest
+        return {r.name for r in identity.requests(plan.recipes, digest) if known[r.name] != r.id}
+
+    with monkeypatch.context() as patch:
+        patch.setattr(FineTune, "version", FineTune.version + 1)
+        assert changed() == {"tuned-onnx-fp32"}
+    real = identity.importlib.metadata.version
+    with monkeypatch.context() as patch:
+        patch.setattr(
+            identity.importlib.metadata, "version", lambda name: "0.0.1" if name == "onnxruntime" else real(name)
+        )
+        assert changed() >= {"dense-onnx-int8"}
+    assert changed() == set()
+    (folder / "task.py").write_text(TASK.replace("Linear(64, 16)", "Linear(64, 20)").replace("(16, 10)", "(20, 10)"))
+    rebuilt = pipeline.build(Project(folder))
+    assert len(rebuilt.made) == 3
+    assert not {variant.id for variant in rebuilt.variants} & set(known.values())
+
+
+def test_a_renamed_recipe_is_the_same_question(folder: Path) -> None:
+    first = pipeline.build(Project(folder))
+    (folder / "edgedeploy.toml").write_text(TUNED.replace('"dense"', '"plain"'))
+    second = pipeline.build(Project(folder))
+    assert second.made == ()
+    assert [variant.name for variant in Project(folder).variants()][:2] == ["plain-onnx-fp32", "plain-onnx-int8"]
+    assert [v.id for v in second.variants] == [v.id for v in first.variants]
+
+
+def test_an_interrupted_build_keeps_what_is_whole_and_goes_on(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = export.export
+
+    def interrupted(model: Any, target: Any, task: Any, place: Path) -> Any:
+        if target.precision == "int8":
+            (place / "model.onnx").write_bytes(b"half a file")
+            raise KeyboardInterrupt
+        return real(model, target, task, place)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(export, "export", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            pipeline.build(Project(folder))
+    store = folder / ".edgedeploy"
+    assert not (store / "tmp").exists()
+    assert b"half a file" not in {path.read_bytes() for path in (store / "objects" / "sha256").iterdir()}
+    assert pipeline.build(Project(folder)).made == ("dense-onnx-int8", "tuned-onnx-fp32")
+
+
+def test_a_variant_that_fails_does_not_stop_the_others(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = export.export
+
+    def failing(model: Any, target: Any, task: Any, place: Path) -> Any:
+        if target.precision == "int8":
+            raise ExportError("no int8 today")
+        return real(model, target, task, place)
+
+    monkeypatch.setattr(export, "export", failing)
+    built = pipeline.build(Project(folder))
+    assert [(failure.variant, failure.reason) for failure in built.failures] == [("dense-onnx-int8", "no int8 today")]
+    assert built.made == ("dense-onnx-fp32", "tuned-onnx-fp32")
+
+
+def test_weights_that_are_not_there_say_how_to_get_them(folder: Path) -> None:
+    plan = TUNED.replace('file = "task.py"', 'file = "task.py"\nweights = "w.safetensors"')
+    (folder / "edgedeploy.toml").write_text(plan)
+    with pytest.raises(PlanError, match=r"w\.safetensors: the weights are not there; put the file there"):
+        pipeline.build(Project(folder))
+    (folder / "edgedeploy.toml").write_text(plan.replace("[goal]", "[train]\nepochs = 1\n[goal]"))
+    with pytest.raises(PlanError, match="run `edgedeploy train`"):
+        pipeline.build(Project(folder))
+
+
+def test_two_builds_at_once_are_refused(folder: Path) -> None:
+    (folder / ".edgedeploy").mkdir()
+    with (folder / ".edgedeploy" / "build.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        with pytest.raises(StoreError, match="another build is under way"):
+            pipeline.build(Project(folder))
+    assert pipeline.build(Project(folder)).made
+
+
+def test_a_tool_that_is_not_installed_is_named(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def missing(name: str) -> str:
+        raise identity.importlib.metadata.PackageNotFoundError(name)
+
+    monkeypatch.setattr(identity.importlib.metadata, "version", missing)
+    with pytest.raises(PlanError, match=r"is not installed.*pip install 'edgedeploy\["):
+        pipeline.build(Project(folder))
+
+
+def test_a_killed_build_leaves_its_workspace_to_the_next(folder: Path) -> None:
+    workspace = folder / ".edgedeploy" / "tmp" / "left"
+    workspace.mkdir(parents=True)
+    (workspace / "model.onnx").write_bytes(b"half")
+    assert pipeline.build(Project(folder)).made
+    assert not workspace.exists()
+    assert not (folder / ".edgedeploy" / "tmp").exists()
