@@ -1,0 +1,163 @@
+"""ONNX files: small, with a free batch axis, the same bytes each time, as fp32, fp16 or static int8."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from edgedeploy.errors import ExportError
+from edgedeploy.export.capture import CONVERTER_ERRORS, capture, explain, sample
+from edgedeploy.export.naming import tensor_names
+from edgedeploy.export.onnx_int8 import quantise
+from edgedeploy.quiet import quiet
+from edgedeploy.records import Precision
+from edgedeploy.task import Task
+
+if TYPE_CHECKING:
+    from torch import nn
+
+# Opset 18 in IR version 8 is read by every onnxruntime since 1.14, the last one for Python 3.7.
+_OPSET = 18
+_IR_VERSION = 8
+
+
+def tools(precision: Precision) -> tuple[str, ...]:  # noqa: ARG001  every precision goes through all of them
+    """Distributions whose version can change the file or what is measured of it on the host."""
+    return ("onnx", "onnx-ir", "onnxruntime", "onnxscript", "onnxslim", "torch")
+
+
+def write(model: nn.Module, precision: Precision, task: Task, path: Path) -> tuple[str, ...]:
+    """Write the net to `path` and return what is worth knowing about the file. Raises ExportError."""
+    import onnx
+
+    proto = _convert(model, task)
+    notes: tuple[str, ...] = ()
+    if precision is Precision.FP16:
+        proto = _halve(proto)
+    elif precision is Precision.INT8:
+        with tempfile.TemporaryDirectory(dir=path.parent) as folder:
+            proto, notes = quantise(proto, task, Path(folder))
+    _strip(proto)
+    proto.graph.value_info.extend(_where_sizes_meet(proto))
+    try:
+        onnx.checker.check_model(proto, full_check=True)
+    except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
+        raise ExportError(f"the exporter wrote an invalid ONNX graph: {str(error).splitlines()[0]}") from error
+    path.write_bytes(proto.SerializeToString(deterministic=True))
+    return notes
+
+
+def describe(path: Path) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """The file's inputs and outputs, in its order: name, shape (None where it is free), type."""
+    import onnx
+
+    graph = onnx.load(path).graph
+    return [_tensor(value) for value in graph.input], [_tensor(value) for value in graph.output]
+
+
+def _tensor(value: Any) -> dict[str, Any]:
+    import onnx
+
+    kind = value.type.tensor_type
+    return {
+        "name": value.name,
+        "shape": [axis.dim_value if axis.HasField("dim_value") else None for axis in kind.shape.dim],
+        "type": onnx.helper.tensor_dtype_to_np_dtype(kind.elem_type).name,
+        "scale": None,
+        "zero_point": None,
+    }
+
+
+def _convert(model: nn.Module, task: Task) -> Any:
+    # Two examples: with one, the exporter takes the 1 for a constant and freezes the batch of recurrent nets.
+    inputs = sample(task.example, 2)
+    program = capture(model, inputs, dynamic_batch=True)
+    outputs = len(program.graph_signature.user_outputs)
+    try:
+        with quiet():
+            import onnxslim
+            import torch
+
+            exported = torch.onnx.export(
+                program,
+                (),
+                dynamo=True,
+                verbose=False,
+                external_data=False,
+                opset_version=_OPSET,
+                input_names=tensor_names("input", len(inputs)),
+                output_names=tensor_names("output", outputs),
+            )
+            assert exported is not None  # None only where it writes the file itself
+            # The exporter leaves dead nodes and a stack trace on each one: up to two thirds of a small file.
+            proto = onnxslim.slim(exported.model_proto)
+    except CONVERTER_ERRORS as error:
+        raise explain(error, model, inputs, "ONNX") from error
+    del proto.graph.value_info[:]  # shapes of before the simplification, which quantisers trip over
+    return proto
+
+
+def _halve(proto: Any) -> Any:
+    with quiet():
+        from onnxruntime.transformers.float16 import convert_float_to_float16
+        from onnxruntime.transformers.onnx_model import OnnxModel
+
+        # onnxconverter-common has the same function, whose casts break on Transformer encoders.
+        halved = OnnxModel(convert_float_to_float16(proto, keep_io_types=True))
+        halved.topological_sort(is_deterministic=True)  # it puts the casts at the end
+        return halved.model
+
+
+def _strip(proto: Any) -> None:
+    """Take away whatever no runtime reads: traces, names of nodes and inner tensors, shapes that can be inferred."""
+    proto.ir_version = _IR_VERSION
+    proto.doc_string = ""
+    graph = proto.graph
+    graph.name = "model"
+    graph.doc_string = ""
+    del proto.metadata_props[:], graph.metadata_props[:], graph.value_info[:], graph.quantization_annotation[:]
+    for item in (*graph.node, *graph.initializer, *graph.input, *graph.output):
+        item.doc_string = ""
+        del item.metadata_props[:]
+    attributes = [attribute for node in graph.node for attribute in node.attribute]
+    if any(attribute.HasField("g") or attribute.graphs for attribute in attributes):
+        return  # an inner graph refers to names of the outer one
+    names: dict[str, str] = {value.name: value.name for value in (*graph.input, *graph.output)} | {"": ""}
+
+    def short(name: str) -> str:
+        return names.setdefault(name, np.base_repr(len(names), 36).lower())
+
+    for tensor in graph.initializer:
+        tensor.name = short(tensor.name)
+    for node in graph.node:
+        node.name = ""
+        node.input[:] = [short(name) for name in node.input]
+        node.output[:] = [short(name) for name in node.output]
+
+
+def _where_sizes_meet(proto: Any) -> list[Any]:
+    """The shapes of tensors whose inputs name one size differently, as a free batch axis before and after a reshape.
+
+    There onnxruntime is left with a size that has no name at all, on which its layout pass (1.31) crashes; this
+    was seen on a Transformer encoder in fp16.
+    """
+    import onnx
+
+    graph = onnx.shape_inference.infer_shapes(proto).graph
+    values = {value.name: value for value in (*graph.value_info, *graph.input, *graph.output)}
+
+    def sizes(names: Any) -> set[str]:
+        axes = [axis for name in names if name in values for axis in values[name].type.tensor_type.shape.dim]
+        return {axis.dim_param for axis in axes if axis.dim_param}
+
+    inner = {value.name for value in graph.value_info}
+    return [
+        values[name]
+        for node in graph.node
+        if sum(name in values for name in node.input) > 1
+        for name in node.output
+        if name in inner and sizes([name]) - sizes(node.input)
+    ]

@@ -1,0 +1,80 @@
+"""TFLite files: litert-torch writes the float one, ai-edge-quantizer halves it or makes it integer."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from edgedeploy.errors import ExportError
+from edgedeploy.export.capture import CONVERTER_ERRORS, capture, explain, sample
+from edgedeploy.export.flatbuffer import tidy
+from edgedeploy.export.tflite_quantise import to_fp16, to_int8
+from edgedeploy.quiet import quiet
+from edgedeploy.records import Precision
+from edgedeploy.task import Task
+
+if TYPE_CHECKING:
+    from torch import nn
+
+
+def tools(precision: Precision) -> tuple[str, ...]:
+    """Distributions whose version can change the file or what is measured of it on the host."""
+    quantiser = () if precision is Precision.FP32 else ("ai-edge-quantizer",)
+    return ("ai-edge-litert", "litert-converter", "litert-torch", "torch", *quantiser)
+
+
+def write(model: nn.Module, precision: Precision, task: Task, path: Path) -> tuple[str, ...]:
+    """Write the net to `path`, one example at a time, and return what is worth knowing. Raises ExportError."""
+    notes: tuple[str, ...] = ()
+    with tempfile.TemporaryDirectory(dir=path.parent) as folder:
+        source = Path(folder) / "float.tflite"
+        _convert(model, task, source)
+        if precision is Precision.FP16:
+            content = to_fp16(source)
+        elif precision is Precision.INT8:
+            content, notes = to_int8(source, task)
+        else:
+            content = source.read_bytes()
+    path.write_bytes(tidy(content))
+    return notes
+
+
+def describe(path: Path) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """The file's inputs and outputs, in its order: name, shape, type, scale and zero point."""
+    with quiet():
+        from ai_edge_litert.interpreter import Interpreter
+
+        try:
+            interpreter = Interpreter(str(path))
+        except (RuntimeError, ValueError) as error:
+            raise ExportError(f"{path.name}: its own runtime refuses the exported file: {error}") from error
+        details = interpreter.get_input_details(), interpreter.get_output_details()
+    return [_tensor(detail) for detail in details[0]], [_tensor(detail) for detail in details[1]]
+
+
+def _tensor(detail: dict[str, Any]) -> dict[str, Any]:
+    parameters = detail["quantization_parameters"]
+    quantised = len(parameters["scales"]) > 0
+    return {
+        "name": detail["name"],
+        "shape": [int(size) for size in detail["shape"]],
+        "type": detail["dtype"].__name__,
+        "scale": float(parameters["scales"][0]) if quantised else None,
+        "zero_point": int(parameters["zero_points"][0]) if quantised else None,
+    }
+
+
+def _convert(model: nn.Module, task: Task, path: Path) -> None:
+    inputs = sample(task.example, 1)
+    converter_errors: tuple[type[Exception], ...] = CONVERTER_ERRORS
+    try:
+        with quiet():
+            import litert_torch
+            from litert_converter.mlir.ir import MLIRError
+
+            converter_errors = (*CONVERTER_ERRORS, MLIRError)
+            litert_torch.convert(model, inputs).export(str(path))
+    except converter_errors as error:
+        capture(model, inputs, dynamic_batch=False)  # says better what torch.export itself refuses
+        raise explain(error, model, inputs, "TFLite") from error

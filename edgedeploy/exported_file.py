@@ -1,0 +1,83 @@
+"""The host runs an exported file through the board's own code, so that both see the same numbers."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping
+from itertools import repeat
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from edgedeploy.errors import ExportError
+from edgedeploy.on_device.runtimes import RuntimeUnavailable, UnsupportedModel, open_model
+from edgedeploy.quiet import quiet
+from edgedeploy.task import Arrays
+
+_PACKAGE = {"onnx": "onnxruntime", "tflite": "ai-edge-litert"}
+_FIRST_RUN_TIMEOUT_S = 300.0
+
+
+def run_exported(path: Path, contract: Mapping[str, Any], inputs: Arrays, batch_sizes: Iterator[int]) -> Arrays:
+    """Return the file's outputs on `inputs` (first axis = example) in real values, one array per output.
+
+    `batch_sizes` says how many examples each call takes, as long as there are any; a file of static batch runs
+    them one by one all the same. Raises ExportError where there is no runtime or it refuses the file.
+    """
+    examples = len(inputs[0])
+    chunks: list[list[np.ndarray]] = []
+    with quiet():
+        try:
+            model = open_model(str(path), dict(contract))
+            start = 0
+            while start < examples:
+                stop = min(start + next(batch_sizes), examples)
+                chunks.append(model.run([array[start:stop] for array in inputs]))
+                start = stop
+        except RuntimeUnavailable as error:
+            wanted = _PACKAGE.get(contract["format"], contract["format"])
+            raise ExportError(
+                f"no runtime for {contract['format']} files on this machine: pip install {wanted}"
+            ) from error
+        except UnsupportedModel as error:
+            raise ExportError(f"{path.name}: its own runtime refuses the exported file: {error}") from error
+    return tuple(np.concatenate(parts) for parts in zip(*chunks, strict=True))
+
+
+def run_once_apart(path: Path, contract: Mapping[str, Any]) -> None:
+    """Load and run the file once in a process of its own. Raises ExportError where that takes the process down.
+
+    A runtime is native code, and a graph that no one has run yet may crash it: better a child than the build.
+    """
+    root = str(Path(__file__).parent.parent)
+    search = os.pathsep.join(filter(None, (root, os.environ.get("PYTHONPATH"))))
+    try:
+        exit_code = subprocess.run(
+            [sys.executable, "-P", "-m", "edgedeploy.exported_file", str(path)],
+            input=json.dumps(contract).encode(),
+            capture_output=True,
+            check=False,
+            timeout=_FIRST_RUN_TIMEOUT_S,
+            env={**os.environ, "PYTHONPATH": search},
+        ).returncode
+    except subprocess.TimeoutExpired as error:
+        raise ExportError(
+            f"{path.name}: its own runtime has not answered within {_FIRST_RUN_TIMEOUT_S:.0f} s"
+        ) from error
+    if exit_code < 0:  # any other failure repeats itself here, and is told by whoever runs the file next
+        raise ExportError(f"{path.name}: the exported file crashes its own runtime ({signal.Signals(-exit_code).name})")
+
+
+def _main(path: str) -> None:
+    contract = json.loads(sys.stdin.read())
+    zeros = tuple(np.zeros([1, *tensor["shape"][1:]], dtype=tensor["real_type"]) for tensor in contract["inputs"])
+    run_exported(Path(path), contract, zeros, repeat(1))
+
+
+if __name__ == "__main__":
+    _main(sys.argv[1])
