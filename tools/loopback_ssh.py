@@ -19,7 +19,7 @@ from typing import Literal
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from edgedeploy.errors import TransportError
+from edgedeploy.errors import ConnectError, TransportError
 from edgedeploy.transport.address import Address
 from edgedeploy.transport.ssh import SshTransport
 from edgedeploy.transport.ssh_link import Deadlines
@@ -203,7 +203,8 @@ def _wait(server: LoopbackServer, process: subprocess.Popen[bytes]) -> None:
                 ssh.run(["true"], timeout_s=10)
             return
         except TransportError as error:
-            if process.poll() is not None or time.monotonic() > deadline or type(error).__name__ == "AuthError":
+            starting = isinstance(error, ConnectError) and process.poll() is None
+            if not starting or time.monotonic() > deadline:
                 said = server.log.read_text("utf-8", "replace").strip().rpartition("\n")[2]
                 raise RuntimeError(f"{server.kind}: {error} The server's last word: {said or 'none'}") from error
         time.sleep(0.05)

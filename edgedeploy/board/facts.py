@@ -25,6 +25,7 @@ except (IOError, OSError):
     pass
 """
 
+# What a cut link left in tmp a day ago is nobody's any more.
 # The subshell around the test write is needed: a redirection that fails ends a POSIX shell.
 _PROBE = f"""
 say() {{ printf '{_MARK}%s=%s\\n' "$1" "$2"; }}
@@ -45,6 +46,7 @@ mkdir -p -- "$root/agents" "$root/tmp" "$root/objects/sha256" 2>/dev/null
 if ( root=$(cd -- "$root" && pwd -P) && : > "$root/tmp/probe.$$" && rm -f -- "$root/tmp/probe.$$" ) 2>/dev/null; then
   root=$(cd -- "$root" && pwd -P)
   say writable yes
+  find "$root/tmp" -type f -mtime +1 -exec rm -f -- {{}} + 2>/dev/null
 fi
 say root "$root"
 say disk "$(df -P -k -- "$root" 2>/dev/null | tail -n 1)"

@@ -69,8 +69,8 @@ def _check_space(board: Board, payload: int, free: int, total: int, reserve_byte
         reserve = max(2 * payload, min(int(RESERVED_SHARE * total), MAX_RESERVED_BYTES))
     if free - payload < reserve:
         raise BoardError(
-            f"{board.name}: not enough space: {_mib(payload)} are to be sent and {_mib(reserve)} must stay free, "
-            f"but only {_mib(free)} of {_mib(total)} are free at {board.root}; make room, or set `root =` in fleet.toml."
+            f"{board.name}: not enough space: {_mib(payload)} are to be sent and {_mib(reserve)} must stay free, but "
+            f"only {_mib(free)} of {_mib(total)} are free in {board.root}: clear it, or set `root =` in fleet.toml."
         )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import random
 import shlex
 import socket
@@ -99,7 +100,7 @@ class SshTransport:
 
         def stop() -> None:
             for channel in channels:
-                channel.close()
+                _close(channel)
 
         try:
             completed = self._supervise(work, stop, f"`{argv[0]}`", timeout_s, ConnectError)
@@ -199,7 +200,7 @@ class SshTransport:
     def _close_sftp(self) -> None:
         sftp, self._sftp = self._sftp, None
         if sftp is not None:
-            sftp.close()
+            _close(sftp)
 
     def _supervise(
         self,
@@ -264,6 +265,14 @@ def _carry(future: Future[T], work: Callable[[], T]) -> None:
         future.set_result(work())
     except BaseException as error:  # noqa: BLE001 - raised again in the thread that waits
         future.set_exception(error)
+
+
+def _close(channel: paramiko.Channel | paramiko.SFTPClient) -> None:
+    import paramiko
+
+    # on a link that is gone the message that closes it cannot be sent, and need not be
+    with contextlib.suppress(paramiko.SSHException, EOFError, OSError):
+        channel.close()
 
 
 def _drain(receive: Callable[[int], bytes]) -> bytes:

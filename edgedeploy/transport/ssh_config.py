@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import getpass
+import re
 import shlex
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 
 DEFAULT_KEYS = ("id_ed25519", "id_ecdsa", "id_rsa")
 SYSTEM_CONFIG = Path("/etc/ssh/ssh_config")
+_LISTS = ("userknownhostsfile", "globalknownhostsfile")
 MAX_HOPS = 8
 MAX_INCLUDES = 16
 
@@ -83,10 +85,10 @@ def _lines(file: Path, folder: Path, depth: int) -> list[str]:
     lines: list[str] = []
     block = "Host *"
     for line in text.splitlines():
-        words = line.replace("=", " ", 1).split(None, 1)
-        keyword = words[0].lower() if words else ""
-        if keyword == "include" and len(words) == 2:
-            for pattern in shlex.split(words[1]):
+        keyword, _, value = re.sub(r"^\s*(\w+)(?:\s*=\s*|\s+)", r"\1 ", line).partition(" ")
+        keyword = keyword.lower()
+        if keyword == "include":
+            for pattern in _words(value, file):
                 path = folder / Path(pattern).expanduser()
                 for included in sorted(Path(path.anchor).glob(str(path.relative_to(path.anchor)))):
                     lines += _lines(included, folder, depth + 1)
@@ -94,8 +96,16 @@ def _lines(file: Path, folder: Path, depth: int) -> list[str]:
             continue
         if keyword in ("host", "match"):
             block = line
-        lines.append(line)
+        # paramiko takes the outer quotes off, also when they belong to two names
+        lines.append(f"{keyword} {shlex.join(_words(value, file))}" if keyword in _LISTS else line)
     return lines
+
+
+def _words(text: str, file: Path) -> list[str]:
+    try:
+        return shlex.split(text)
+    except ValueError as error:
+        raise PlanError(f"{file}: {text!r} cannot be read ({error}).") from error
 
 
 def _route(config: paramiko.SSHConfig, address: Address, where: str, depth: int) -> list[Host]:

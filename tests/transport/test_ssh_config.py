@@ -103,10 +103,26 @@ def test_proxy_command_is_filled_in(home: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    ("value", "files"),
+    [
+        ('"/a b"', ["/a b"]),
+        ('"/a b" "/c d"', ["/a b", "/c d"]),
+        ("/a\t/b", ["/a", "/b"]),
+        ('=  "/a b" /c', ["/a b", "/c"]),
+        ("none", []),
+    ],
+)
+def test_lists_of_files_may_be_quoted(home: Path, value: str, files: list[str]) -> None:
+    (host,) = route(home, f"Host board\n UserKnownHostsFile {value}\n GlobalKnownHostsFile none\n")
+    assert [str(file) for file in host.known_hosts] == files
+
+
+@pytest.mark.parametrize(
     ("text", "complaint"),
     [
         ("Host board\n Port http\n", "port is 'http', which is not a number"),
         ("Host\n", "Unparsable line Host"),
+        ('Host board\n UserKnownHostsFile "/a\n', "No closing quotation"),
         ("Match exec\n", "Missing parameter"),
         ("Host board\n ProxyJump a:b:c\n", "ProxyJump for 'board': the address"),
     ],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import shutil
 import signal
 import socket
 import subprocess
@@ -125,6 +126,33 @@ def test_second_key_is_tried(server: LoopbackServer, tmp_path: Path) -> None:
     config = client_config(server, IdentityFile=f"{tmp_path / 'other_key'}\n    IdentityFile {server.client_key}")
     with transport_to(server, config) as board:
         assert board.run(["true"], timeout_s=10).exit_code == 0
+
+
+def test_agent_lends_its_keys(server: LoopbackServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    if shutil.which("ssh-agent") is None:
+        return
+    socket_path = tmp_path / "agent"
+    agent = subprocess.Popen(["ssh-agent", "-D", "-a", socket_path], stdout=subprocess.DEVNULL)
+    try:
+        monkeypatch.setenv("SSH_AUTH_SOCK", str(socket_path))
+        deadline = time.monotonic() + 10
+        while not socket_path.exists():
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+        subprocess.run(["ssh-add", "-q", server.client_key], check=True)
+        public = tmp_path / "only_public"
+        Path(f"{public}.pub").write_bytes(Path(f"{server.client_key}.pub").read_bytes())
+        named = client_config(server, IdentityFile=str(public))
+        unnamed = client_config(server, IdentityFile=str(tmp_path / "absent"), IdentitiesOnly="no")
+        for config in (named, unnamed):
+            with transport_to(server, config) as board:
+                assert board.run(["true"], timeout_s=10).exit_code == 0
+        for config in (unnamed.replace("IdentitiesOnly no", "IdentitiesOnly yes"), named + "    IdentityAgent none\n"):
+            with pytest.raises(AuthError), transport_to(server, config):
+                pass
+    finally:
+        agent.terminate()
+        agent.wait()
 
 
 def test_unknown_host_key_tells_its_fingerprint(server: LoopbackServer, tmp_path: Path) -> None:

@@ -1,0 +1,51 @@
+from __future__ import annotations
+
+import platform
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from edgedeploy.records import Device, DeviceProfile
+from tests.servers import SERVER_KINDS, ssh_device
+from tools.loopback_ssh import LoopbackServer, loopback_ssh
+
+
+@pytest.fixture(scope="session")
+def stubs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder that is first on the SSH board's PATH, for programs that lie about it."""
+    return tmp_path_factory.mktemp("stubs")
+
+
+@pytest.fixture(scope="session")
+def server(tmp_path_factory: pytest.TempPathFactory, stubs: Path) -> Iterator[LoopbackServer]:
+    import os
+
+    path = os.pathsep.join([str(stubs), os.environ["PATH"]])
+    with loopback_ssh(tmp_path_factory.mktemp("server"), environment={"PATH": path}, kind=SERVER_KINDS[0]) as server:
+        yield server
+
+
+@pytest.fixture
+def profile() -> DeviceProfile:
+    """The kind of board that this machine is."""
+    return DeviceProfile("here", "this machine", platform.machine(), (), (), 1 << 30, (), ("local", "ssh"))
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    """The folder on the board that is ours; its name has a space."""
+    return tmp_path / "the board" / "root"
+
+
+@pytest.fixture
+def over_ssh(server: LoopbackServer, root: Path) -> Device:
+    return ssh_device(server, root)
+
+
+@pytest.fixture(params=["local", "ssh"])
+def device(request: pytest.FixtureRequest, server: LoopbackServer, root: Path) -> Device:
+    """This machine, as itself and as a board behind SSH."""
+    if request.param == "local":
+        return Device("local-board", "here", "local:", root=str(root))
+    return ssh_device(server, root)

@@ -1,0 +1,186 @@
+from __future__ import annotations
+
+import hashlib
+import os
+import threading
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from edgedeploy.board import PushResult, open_board, push
+from edgedeploy.errors import BoardError, EdgeDeployError, TransferError, TransportError
+from edgedeploy.records import Device, DeviceProfile
+from edgedeploy.transport.address import Address
+from edgedeploy.transport.ssh import SshTransport
+from tests.servers import QUICK, Cable, client_config
+from tools.loopback_ssh import LoopbackServer
+
+
+@pytest.fixture
+def artifacts(tmp_path: Path) -> dict[str, Path]:
+    """Three files, one of them empty and one longer than what fits into a socket's buffers."""
+    return dict(artifact(tmp_path, size) for size in (0, 1000, 5 << 20))
+
+
+def artifact(folder: Path, size: int) -> tuple[str, Path]:
+    content = os.urandom(size)
+    sha256 = hashlib.sha256(content).hexdigest()
+    path = folder / f"artifact-{sha256[:8]}"
+    path.write_bytes(content)
+    return sha256, path
+
+
+def objects(root: Path) -> dict[str, str]:
+    """The digests of what lies on the board, by name: they must be the same."""
+    return {
+        path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in (root / "objects" / "sha256").iterdir()
+    }
+
+
+def whole(root: Path, artifacts: dict[str, Path]) -> bool:
+    return objects(root) == {sha256: sha256 for sha256 in artifacts} and not list((root / "tmp").iterdir())
+
+
+def push_to(device: Device, profile: DeviceProfile, artifacts: dict[str, Path]) -> PushResult:
+    with open_board(device, profile, Path()) as board:
+        return push(board, artifacts)
+
+
+def test_second_push_sends_nothing(
+    device: Device, profile: DeviceProfile, root: Path, artifacts: dict[str, Path]
+) -> None:
+    steps: list[tuple[int, int]] = []
+    total = sum(path.stat().st_size for path in artifacts.values())
+    with open_board(device, profile, Path()) as board:
+        first = push(board, artifacts, progress=lambda sent, whole: steps.append((sent, whole)))
+    assert (sorted(first.sent), first.present, first.bytes_sent) == (sorted(artifacts), (), total)
+    assert steps[-1] == (total, total)
+    assert steps == sorted(steps)
+    assert whole(root, artifacts)
+    second = push_to(device, profile, artifacts)
+    assert (second.sent, sorted(second.present), second.bytes_sent) == ((), sorted(artifacts), 0)
+    assert whole(root, artifacts)
+
+
+def test_nothing_to_push_asks_nobody(device: Device, profile: DeviceProfile) -> None:
+    with open_board(device, profile, Path()) as board:
+        assert push(board, {}) == PushResult((), (), 0, 0.0)
+
+
+def test_dry_run_says_what_and_sends_nothing(
+    device: Device, profile: DeviceProfile, root: Path, artifacts: dict[str, Path]
+) -> None:
+    with open_board(device, profile, Path()) as board:
+        result = push(board, artifacts, dry_run=True)
+    assert set(result.sent) == artifacts.keys()
+    assert objects(root) == {}
+
+
+@pytest.mark.parametrize("spoil", ["flip", "cut", "link"])
+def test_spoilt_object_is_sent_again(
+    device: Device, profile: DeviceProfile, root: Path, artifacts: dict[str, Path], spoil: str
+) -> None:
+    push_to(device, profile, artifacts)
+    sha256 = max(artifacts, key=lambda each: artifacts[each].stat().st_size)
+    lying = root / "objects" / "sha256" / sha256
+    content = lying.read_bytes()
+    lying.unlink()
+    if spoil == "link":
+        lying.symlink_to(artifacts[sha256])
+    else:
+        lying.write_bytes(content[:-1] + (b"" if spoil == "cut" else bytes([content[-1] ^ 1])))
+    again = push_to(device, profile, artifacts)
+    assert again.sent == (sha256,)
+    assert whole(root, artifacts)
+    assert not lying.is_symlink()
+
+
+def test_too_little_space_is_said_before_anything_is_sent(
+    device: Device, profile: DeviceProfile, root: Path, artifacts: dict[str, Path]
+) -> None:
+    with (
+        open_board(device, profile, Path()) as board,
+        pytest.raises(
+            BoardError, match=r"not enough space: 5\.0 MiB are to be sent and 1,048,576\.0 MiB must stay free"
+        ),
+    ):
+        push(board, artifacts, reserve_bytes=1 << 40)
+    assert objects(root) == {}
+    assert not list((root / "tmp").iterdir())
+
+
+def test_file_that_changed_since_it_was_named_is_refused(
+    device: Device, profile: DeviceProfile, root: Path, artifacts: dict[str, Path]
+) -> None:
+    path = max(artifacts.values(), key=lambda each: each.stat().st_size)
+    path.write_bytes(b"?" + path.read_bytes()[1:])
+    with pytest.raises(
+        TransferError, match=rf"1 of 3 files did not arrive whole, the first one {path.name}: .*SHA-256"
+    ):
+        push_to(device, profile, artifacts)
+    assert path.name.removeprefix("artifact-") not in {name[:8] for name in objects(root)}
+    assert all(name == digest for name, digest in objects(root).items())
+    assert not list((root / "tmp").iterdir())
+
+
+def test_two_pushers_at_once(device: Device, profile: DeviceProfile, root: Path, artifacts: dict[str, Path]) -> None:
+    both = threading.Barrier(2)
+    results: list[PushResult | EdgeDeployError] = []
+
+    def one() -> None:
+        with open_board(device, profile, Path()) as board:
+            both.wait(30)
+            try:
+                results.append(push(board, artifacts))
+            except EdgeDeployError as error:
+                results.append(error)
+
+    threads = [threading.Thread(target=one) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert [type(result) for result in results] == [PushResult, PushResult]
+    assert whole(root, artifacts)
+
+
+def test_link_cut_during_push_leaves_nothing_half_written(
+    over_ssh: Device,
+    profile: DeviceProfile,
+    root: Path,
+    tmp_path: Path,
+    server: LoopbackServer,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    artifacts = dict(artifact(tmp_path, 12 << 20) for _ in range(2))
+    known = server.folder / "cable_hosts"
+    with Cable(server.port).plugged() as cable:
+        known.write_text(server.known_hosts.read_text().replace(str(server.port), str(cable.port)))
+        config = tmp_path / "cable_config"
+        config.write_text(client_config(server, Port=str(cable.port), UserKnownHostsFile=str(known)))
+
+        def impatient(board: str, address: Address, file: Path | None) -> SshTransport:
+            return SshTransport(board, address, file, QUICK)
+
+        monkeypatch.setattr("edgedeploy.transport.ssh.SshTransport", impatient)
+        with open_board(replace(over_ssh, ssh_config=str(config)), profile, Path()) as board:
+            cable.cut_after(16 << 20)
+            with pytest.raises(TransportError):
+                push(board, artifacts)
+    assert objects(root) == {}
+    result = push_to(over_ssh, profile, artifacts)
+    assert set(result.sent) == artifacts.keys()
+    assert objects(root) == {sha256: sha256 for sha256 in artifacts}
+
+
+def test_ctrl_c_during_push_clears_away_what_it_sent(
+    device: Device, profile: DeviceProfile, root: Path, artifacts: dict[str, Path]
+) -> None:
+    def interrupt(sent: int, total: int) -> None:
+        raise KeyboardInterrupt
+
+    with open_board(device, profile, Path()) as board, pytest.raises(KeyboardInterrupt):
+        push(board, artifacts, progress=interrupt)
+    assert objects(root) == {}
+    assert not list((root / "tmp").iterdir())

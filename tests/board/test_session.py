@@ -1,0 +1,183 @@
+from __future__ import annotations
+
+import json
+import os
+import signal
+import threading
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from edgedeploy.board import open_board
+from edgedeploy.board.bundle import agent_bundle
+from edgedeploy.errors import AgentError, BoardError, LeaseError, TransferError
+from edgedeploy.records import Device, DeviceProfile
+from edgedeploy.transport import Completed, Transport
+
+EMPTY = {"op": "inventory", "objects": dict[str, int]()}
+
+
+def tidy(root: Path) -> bool:
+    return not list((root / "tmp").iterdir())
+
+
+def test_agent_is_installed_once_and_does_its_job(device: Device, profile: DeviceProfile, root: Path) -> None:
+    content, digest = agent_bundle()
+    agent = root / "agents" / f"{digest}.pyz"
+    with open_board(device, profile, Path()) as board:
+        assert (board.root, Path(board.python).is_absolute()) == (str(root), True)
+        report = board.run_job([EMPTY, {"op": "facts"}], timeout_s=120)
+        assert board.result(report, 0)["present"] == []
+        assert board.result(report, 1)["facts"]["machine"] == board.facts.machine
+    assert agent.read_bytes() == content
+    assert tidy(root)
+    written = agent.stat().st_mtime_ns
+    with open_board(device, profile, Path()) as board:
+        board.run_job([EMPTY], timeout_s=60)
+    assert agent.stat().st_mtime_ns == written
+
+
+def test_spoilt_agent_is_replaced(device: Device, profile: DeviceProfile, root: Path) -> None:
+    content, digest = agent_bundle()
+    agent = root / "agents" / f"{digest}.pyz"
+    agent.parent.mkdir(parents=True)
+    agent.write_bytes(content[:1000])
+    with open_board(device, profile, Path()) as board:
+        board.run_job([EMPTY], timeout_s=60)
+    assert agent.read_bytes() == content
+
+
+def test_agent_that_changed_on_the_way_is_not_installed(
+    over_ssh: Device, profile: DeviceProfile, root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with open_board(over_ssh, profile, Path()) as board:
+        real_put = board.transport.put
+
+        def put(source: Path, destination: str, **limits: Any) -> None:
+            spoilt = root.parent / "spoilt"
+            spoilt.write_bytes(source.read_bytes()[:-1] + b"?")
+            real_put(spoilt, destination, **limits)
+
+        monkeypatch.setattr(board.transport, "put", put)
+        with pytest.raises(TransferError, match=r"the agent could not be put on the board: .*sha256 is"):
+            board.run_job([EMPTY], timeout_s=60)
+    assert not list((root / "agents").iterdir())
+    assert tidy(root)
+
+
+def test_agent_killed_midway(device: Device, profile: DeviceProfile, root: Path) -> None:
+    with open_board(device, profile, Path()) as board:
+        killer = threading.Thread(target=kill_agent, args=(str(root),))
+        killer.start()
+        with pytest.raises(AgentError, match=r"the agent left no report: it was killed"):
+            board.run_job([{"op": "inventory", "objects": large_object(root)}], timeout_s=60)
+        killer.join()
+        assert board.result(board.run_job([EMPTY], timeout_s=60), 0)["present"] == []
+    assert tidy(root)
+
+
+def large_object(root: Path) -> dict[str, int]:
+    """A large object, so that the agent is busy hashing it until it is killed."""
+    sha256 = "0" * 64
+    large = root / "objects" / "sha256" / sha256
+    with large.open("wb") as file:
+        file.truncate(20 << 30)
+    return {sha256: 20 << 30}
+
+
+def kill_agent(root: str) -> None:
+    deadline = time.monotonic() + 30
+    while time.monotonic() < deadline:
+        for folder in Path("/proc").glob("[0-9]*"):
+            try:
+                argv = (folder / "cmdline").read_bytes().split(b"\0")
+            except OSError:
+                continue
+            if len(argv) > 2 and b"python" in argv[0] and argv[1].startswith(f"{root}/agents/".encode()):
+                os.kill(int(folder.name), signal.SIGKILL)
+                return
+        time.sleep(0.02)
+    raise AssertionError("the agent never ran")
+
+
+def test_operation_that_cannot_be_done_is_a_result(device: Device, profile: DeviceProfile, root: Path) -> None:
+    entry = {"temporary": "tmp/absent", "sha256": "1" * 64, "size_bytes": 1}
+    with open_board(device, profile, Path()) as board:
+        (root / "lock").mkdir()
+        report = board.run_job([{"op": "admit", "objects": [entry]}, {"op": "nonsense"}, EMPTY], timeout_s=60)
+        with pytest.raises(BoardError, match=r"the board could not do `admit`: .*lock"):
+            board.result(report, 0)
+        with pytest.raises(BoardError, match="could not do `nonsense`"):
+            board.result(report, 1)
+        assert board.result(report, 2)["present"] == []
+
+
+def test_held_board_is_a_lease_error(device: Device, profile: DeviceProfile, root: Path) -> None:
+    import fcntl
+
+    with open_board(device, profile, Path()) as board, (root / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        report = board.run_job([{"op": "admit", "objects": []}], timeout_s=60)
+        with pytest.raises(LeaseError, match=r"another job holds the board: .*try again"):
+            board.result(report, 0)
+
+
+class Spoiling:
+    """A transport that changes what comes back."""
+
+    def __init__(self, transport: Transport, change: bytes | Mapping[str, object]) -> None:
+        self._transport, self._change = transport, change
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._transport, name)
+
+    def get(self, source: str, destination: Path, **limits: Any) -> None:
+        self._transport.get(source, destination, **limits)
+        if isinstance(self._change, bytes):
+            destination.write_bytes(self._change)
+        else:
+            destination.write_text(json.dumps({**json.loads(destination.read_text()), **self._change}))
+
+
+@pytest.mark.parametrize(
+    ("change", "complaint"),
+    [
+        (b"", "cannot be read"),
+        (b"\xff\xfe", "cannot be read"),
+        (b"[]", "cannot be read"),
+        (b"[" * 100_000, "cannot be read"),
+        ({"schema": 99}, "cannot be read: report.schema"),
+        ({"results": []}, r"was asked for \['inventory'\] but its report answers \[\]"),
+        ({"agent_sha256": "0" * 64}, "another agent answered"),
+    ],
+)
+def test_report_that_cannot_be_used(
+    root: Path, profile: DeviceProfile, change: bytes | Mapping[str, object], complaint: str
+) -> None:
+    with open_board(Device("local-board", "here", "local:", root=str(root)), profile, Path()) as board:
+        board.transport = Spoiling(board.transport, change)
+        with pytest.raises(AgentError, match=f"^local-board: .*{complaint}"):
+            board.run_job([EMPTY], timeout_s=60)
+
+
+def test_job_takes_few_round_trips(device: Device, profile: DeviceProfile, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[str] = []
+    with open_board(device, profile, Path()) as board:
+        board.run_job([EMPTY], timeout_s=60)
+        transport = type(board.transport)
+        for name in ("run", "put", "get"):
+            monkeypatch.setattr(transport, name, counted(calls, name, getattr(transport, name)))
+        board.run_job([EMPTY], timeout_s=60)
+    assert calls == ["put", "run", "get", "run"]
+
+
+def counted(calls: list[str], name: str, real: Any) -> Any:
+    def call(*arguments: Any, **options: Any) -> Completed | None:
+        calls.append(name)
+        result: Completed | None = real(*arguments, **options)
+        return result
+
+    return call
