@@ -52,7 +52,7 @@ def run(project: Project, progress: Progress = SILENT, mode: str | None = None, 
         raise EdgeDeployError(f"nothing could be built: {built.failures[0].variant}: {built.failures[0].reason}")
     visits = profile(project, progress=progress, mode=mode, afresh=afresh)
     choices = select(project)
-    return Run(built, tuple(visits), tuple(choices), report(project, failures=built.failures))
+    return Run(built, tuple(visits), tuple(choices), report(project, choices=choices, failures=built.failures))
 
 
 def train(project: Project, progress: Progress = SILENT, *, afresh: bool = False) -> bool:
@@ -120,8 +120,14 @@ def select(project: Project, devices: Sequence[str] = ()) -> list[Choice]:
     return choices
 
 
-def report(project: Project, path: Path | None = None, *, failures: Sequence[Failure] = ()) -> Path:
-    """Write the HTML page of everything built, measured and chosen; returns its path."""
+def report(
+    project: Project,
+    path: Path | None = None,
+    *,
+    choices: Sequence[Choice] | None = None,
+    failures: Sequence[Failure] = (),
+) -> Path:
+    """Write the HTML page of everything built, measured and chosen; returns its path. Chooses where not given."""
     path = path or project.folder / REPORT_FILE
     devices = project.devices()
     write_report(
@@ -129,7 +135,7 @@ def report(project: Project, path: Path | None = None, *, failures: Sequence[Fai
         title=project.plan.project,
         variants=project.variants(),
         reports=[report for device in devices for report in project.latest_reports(device).values()],
-        choices=select(project),
+        choices=select(project) if choices is None else choices,
         failures=[(failure.variant, failure.reason) for failure in failures],
         devices=devices,
     )

@@ -282,8 +282,9 @@ def _encode(record: Variant | Report) -> Any:
 def _decode(cls: type[_Record], record: Any) -> _Record:
     from pydantic import TypeAdapter
 
-    adapter = _ADAPTERS.setdefault(cls, TypeAdapter(cls))
-    return cast("_Record", adapter.validate_python(record))
+    if cls not in _ADAPTERS:
+        _ADAPTERS[cls] = TypeAdapter(cls)
+    return cast("_Record", _ADAPTERS[cls].validate_python(record))
 
 
 def _upsert(connection: Connection, table: Table, key: dict[str, str], values: dict[str, Any]) -> None:

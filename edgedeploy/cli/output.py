@@ -28,7 +28,11 @@ if TYPE_CHECKING:
     from edgedeploy.progress import Progress
     from edgedeploy.project import Project
 
-out = Console(highlight=False, soft_wrap=not sys.stdout.isatty())
+# Below this probability of being ahead, two variants have not been told apart.
+TOLD_APART = 0.95
+
+# A pipe has no width: what reads it wants a row to be a line.
+out = Console(highlight=False, width=None if sys.stdout.isatty() else 200)
 
 
 @contextlib.contextmanager
@@ -154,11 +158,12 @@ def print_choice(choice: Choice) -> None:
     if choice.winner is None:
         out.print(heading + "[red]nothing qualifies[/]")
     else:
-        sure = "" if choice.confidence is None else f", ahead of the next with probability {choice.confidence:.2f}"
-        out.print(f"{heading}[green]{choice.winner}[/]{sure} ({choice.verdict})", soft_wrap=True)
+        out.print(f"{heading}[green]{choice.winner}[/]{_lead(choice)} ({choice.verdict})", soft_wrap=True)
         for reason in choice.reasons:
             out.print(f"  [yellow]suspect[/]: {escape(reason)}", soft_wrap=True)
-    table = Table("variant", "why it is not the one", box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    table.add_column("variant", no_wrap=True)
+    table.add_column("why it is not the one")
     for rejection in choice.rejected:
         place = choice.ranking.index(rejection.variant) + 1 if rejection.variant in choice.ranking else None
         table.add_row(
@@ -166,6 +171,13 @@ def print_choice(choice: Choice) -> None:
         )
     if choice.rejected:
         out.print(table)
+
+
+def _lead(choice: Choice) -> str:
+    if choice.confidence is None:
+        return ""
+    told_apart = "ahead of the next" if choice.confidence >= TOLD_APART else "inside the noise of the next, ahead"
+    return f", {told_apart} with probability {choice.confidence:.2f}"
 
 
 def ran(run: Run, *, as_json: bool) -> None:
@@ -265,7 +277,8 @@ def reported(path: Path, *, as_json: bool) -> None:
 
 
 def _variant_table(variants: Sequence[Variant], made: set[str]) -> Table:
-    table = Table("variant", box=None, pad_edge=False)
+    table = Table(box=None, pad_edge=False)
+    table.add_column("variant", no_wrap=True)
     for heading in ("file", "zipped", "parameters", "metric [95 %]", "drop", "parity error"):
         table.add_column(heading, justify="right")
     table.add_column("")
@@ -284,8 +297,10 @@ def _variant_table(variants: Sequence[Variant], made: set[str]) -> Table:
 
 
 def _report_table(title: str, reports: Sequence[Report], variants: Mapping[str, Variant] | None = None) -> Table:
-    table = Table("variant", title=title, title_justify="left", title_style="bold", box=None, pad_edge=False)
-    columns = ("p50 ms", "p90 ms", "init ms", "first ms", "RSS over runtime", "mJ")
+    table = Table(title=title, title_justify="left", title_style="bold", box=None, pad_edge=False)
+    table.add_column("variant", no_wrap=True)
+    # Memory is the peak RSS over that of the runtime alone; the words are short for terminals of 80 columns.
+    columns = ("p50 ms", "p90 ms", "init ms", "first ms", "memory", "mJ")
     headings = (*(("metric",) if variants else ()), *columns)
     for heading in headings:
         table.add_column(heading, justify="right")

@@ -65,9 +65,10 @@ def export(model: nn.Module, target: Target, task: Task, folder: Path) -> Export
     """Write `model` as `target` into `folder`; the net itself is left as it is.
 
     Raises ExportError, in one sentence: an operator the format lacks, control flow that depends on values, a
-    frozen batch axis, a net that gives NaN, a file that its own runtime refuses.
+    frozen batch axis, a net that is not float32 or gives NaN, a file that its own runtime refuses.
     """
     net = copy.deepcopy(model).cpu().eval()
+    _check_types(net, task)
     reference = _reference(net, task)
     exporter = EXPORTERS[target.format]
     path = folder / f"model.{target.format}"
@@ -84,6 +85,18 @@ def check_parity(model: nn.Module, exported: Exported, target: Target, task: Tas
     """Compare the file with its source on the first examples of the selection split. Raises ParityError."""
     net = copy.deepcopy(model).cpu().eval()
     return compare(exported.path, exported.contract, target, task, _reference(net, task))
+
+
+def _check_types(model: nn.Module, task: Task) -> None:
+    """A precision is reached from float32: from any other, the name of the target would lie. Raises ExportError."""
+    import torch
+
+    tensors = {**dict(model.named_parameters()), **dict(model.named_buffers())}
+    tensors |= {f"input {i} of example()": torch.from_numpy(array[:0]) for i, array in enumerate(task.example)}
+    for name, tensor in tensors.items():
+        if tensor.is_floating_point() and tensor.dtype != torch.float32:
+            kind = str(tensor.dtype).removeprefix("torch.")
+            raise ExportError(f"{name} is {kind}; make the net and its inputs float32, the target sets the precision")
 
 
 def _reference(model: nn.Module, task: Task) -> Arrays:

@@ -61,7 +61,7 @@ def explain(error: Exception, model: nn.Module, inputs: tuple[torch.Tensor, ...]
     name = ".".join(operator.replace("::", ".").split(".")[:2])
     where = _module_that_uses(name, program)
     module = f", used in module `{where}`," if where else ""
-    return ExportError(f"{file_format} has no counterpart of the operator {name}{module} in its exporter: replace it")
+    return ExportError(f"the operator {name}{module} cannot be exported to {file_format}; replace it by others")
 
 
 def _why_not_captured(error: Exception) -> str:
@@ -99,7 +99,7 @@ def _module_that_uses(operator: str, program: ExportedProgram) -> str | None:
     for graph in graphs:
         for node in graph.nodes:
             parts = str(node.target).split(".")
-            if node.op == "call_function" and len(parts) > 1 and parts[1].lstrip("_") == base:
+            if node.op == "call_function" and len(parts) > 1 and parts[1].lstrip("_").endswith(base):
                 stack = list(node.meta.get("nn_module_stack", {}).values())
                 return stack[-1][0] if stack else None
     return None

@@ -26,6 +26,7 @@ def quantise(proto: Any, task: Task, folder: Path) -> tuple[Any, tuple[str, ...]
     """Return the quantised graph and notes on what stayed in float. Raises ExportError."""
     import onnx
 
+    _untie(proto.graph)
     source, result = folder / "float.onnx", folder / "int8.onnx"
     source.write_bytes(proto.SerializeToString())
     try:
@@ -35,6 +36,30 @@ def quantise(proto: Any, task: Task, folder: Path) -> tuple[Any, tuple[str, ...]
         raise ExportError(f"onnxruntime cannot quantise the net: {type(error).__name__}: {error}") from error
     quantised = onnx.load(result)
     return quantised, _notes(quantised.graph, result.stat().st_size, source.stat().st_size)
+
+
+def _untie(graph: Any) -> None:
+    """Give each kind of user of a shared weight its own copy.
+
+    The quantiser keeps one scale per tensor, cut along the axis that the first user asks for: an embedding tied
+    to the last layer then comes out as a file that no runtime takes.
+    """
+    weights = {tensor.name: tensor for tensor in graph.initializer if len(tensor.dims) > 1}
+    copies: dict[tuple[str, str, int], str] = {}
+    first_user: dict[str, tuple[str, str, int]] = {}
+    for node in graph.node:
+        for position, name in enumerate(node.input):
+            if name not in weights:
+                continue
+            user = (name, node.op_type, position)
+            if first_user.setdefault(name, user) == user:
+                continue
+            if user not in copies:
+                copies[user] = f"{name}_of_{node.op_type}_{position}"
+                copy = graph.initializer.add()
+                copy.CopyFrom(weights[name])
+                copy.name = copies[user]
+            node.input[position] = copies[user]
 
 
 def _quantise_static(source: Path, result: Path, task: Task) -> None:

@@ -26,6 +26,12 @@ TOLERANCE = {
     Precision.INT8: 0.2,
 }
 
+_MEND = {
+    Precision.FP32: "look for what depends on the other examples of a batch, on chance, or on earlier calls",
+    Precision.FP16: "look for values beyond 65504, or take fp32",
+    Precision.INT8: "look whether the calibration split covers the range of the inputs, or take fp16",
+}
+
 
 def compare(path: Path, contract: Mapping[str, Any], target: Target, task: Task, reference: Arrays) -> Parity:
     """Hold the file's outputs on the first examples of the selection split against the net's, `reference`.
@@ -51,7 +57,7 @@ def compare(path: Path, contract: Mapping[str, Any], target: Target, task: Task,
     if relative > tolerance:
         raise ParityError(
             f"{target}: the exported file strays from the net by a relative error of {relative:.2g}, "
-            f"where {tolerance:g} is allowed; try another precision"
+            f"where {tolerance:g} is allowed; {_MEND[target.precision]}"
         )
     return Parity(max_abs_error=largest, relative_rms_error=relative, tolerance=tolerance, examples=count)
 

@@ -87,12 +87,13 @@ def histogram(samples_ns: Sequence[int]) -> Histogram | None:
     """Of all steady samples; nothing is dropped, the slowest percent shares the last bar. None without samples."""
     if not samples_ns:
         return None
-    ordered = sorted(samples_ns)
-    low, high = ordered[0], ordered[-1]
-    tail = max(ordered[int(len(ordered) * 0.99)], low + 1)
-    bins = [0] * BINS
-    for sample in ordered:
-        bins[min((sample - low) * (BINS - 1) // (tail - low), BINS - 1)] += 1
+    import numpy as np
+
+    ordered = np.sort(np.asarray(samples_ns, dtype=np.int64))
+    low, high = int(ordered[0]), int(ordered[-1])
+    tail = max(int(ordered[int(len(ordered) * 0.99)]), low + 1)
+    places = np.minimum((ordered - low) * (BINS - 1) // (tail - low), BINS - 1)
+    bins = np.bincount(places, minlength=BINS).tolist()
     top = max(bins)
     return Histogram(tuple(n / top for n in bins), low / 1e6, tail / 1e6, high / 1e6, len(ordered))
 
