@@ -6,7 +6,7 @@ import re
 from typing import Any
 
 from edgedeploy.errors import ExportError
-from edgedeploy.export.naming import tensor_names
+from edgedeploy.export.shared import tensor_names
 from edgedeploy.quiet import quiet
 
 

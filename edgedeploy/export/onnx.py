@@ -10,8 +10,8 @@ import numpy as np
 
 from edgedeploy.errors import ExportError
 from edgedeploy.export.capture import CONVERTER_ERRORS, capture, explain, sample
-from edgedeploy.export.naming import tensor_names
 from edgedeploy.export.onnx_int8 import quantise
+from edgedeploy.export.shared import size_note, tensor_names
 from edgedeploy.quiet import quiet
 from edgedeploy.records import Precision
 from edgedeploy.task import Task
@@ -36,12 +36,15 @@ def write(model: nn.Module, precision: Precision, task: Task, path: Path) -> tup
     proto = _convert(model, task)
     notes: tuple[str, ...] = ()
     if precision is Precision.FP16:
-        proto = _halve(proto)
+        proto = _strip(_halve(proto))
     elif precision is Precision.INT8:
         with tempfile.TemporaryDirectory(dir=path.parent) as folder:
-            proto, notes = quantise(proto, task, Path(folder))
-    _strip(proto)
-    proto.graph.value_info.extend(_where_sizes_meet(proto))
+            quantised, notes = quantise(proto, task, Path(folder))
+        float_bytes = _strip(proto).ByteSize()
+        proto = _strip(quantised)
+        notes += size_note(proto.ByteSize(), float_bytes)
+    else:
+        proto = _strip(proto)
     try:
         onnx.checker.check_model(proto, full_check=True)
     except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
@@ -111,8 +114,8 @@ def _halve(proto: Any) -> Any:
         return halved.model
 
 
-def _strip(proto: Any) -> None:
-    """Take away whatever no runtime reads: traces, names of nodes and inner tensors, shapes that can be inferred."""
+def _strip(proto: Any) -> Any:
+    """Take away, in place, whatever no runtime needs: traces, inner names, shapes that can be inferred."""
     proto.ir_version = _IR_VERSION
     proto.doc_string = ""
     graph = proto.graph
@@ -124,7 +127,7 @@ def _strip(proto: Any) -> None:
         del item.metadata_props[:]
     attributes = [attribute for node in graph.node for attribute in node.attribute]
     if any(attribute.HasField("g") or attribute.graphs for attribute in attributes):
-        return  # an inner graph refers to names of the outer one
+        return proto  # an inner graph refers to names of the outer one
     names: dict[str, str] = {value.name: value.name for value in (*graph.input, *graph.output)} | {"": ""}
 
     def short(name: str) -> str:
@@ -136,6 +139,8 @@ def _strip(proto: Any) -> None:
         node.name = ""
         node.input[:] = [short(name) for name in node.input]
         node.output[:] = [short(name) for name in node.output]
+    graph.value_info.extend(_where_sizes_meet(proto))
+    return proto
 
 
 def _where_sizes_meet(proto: Any) -> list[Any]:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from edgedeploy.errors import ExportError
 from edgedeploy.export.capture import CONVERTER_ERRORS
-from edgedeploy.export.naming import calibration_examples, tensor_names
+from edgedeploy.export.shared import calibration_examples, tensor_names
 from edgedeploy.quiet import quiet
 from edgedeploy.task import Task
 
@@ -35,7 +35,7 @@ def quantise(proto: Any, task: Task, folder: Path) -> tuple[Any, tuple[str, ...]
     except CONVERTER_ERRORS as error:
         raise ExportError(f"onnxruntime cannot quantise the net: {type(error).__name__}: {error}") from error
     quantised = onnx.load(result)
-    return quantised, _notes(quantised.graph, result.stat().st_size, source.stat().st_size)
+    return quantised, _notes(quantised.graph)
 
 
 def _untie(graph: Any) -> None:
@@ -91,7 +91,7 @@ def _quantise_static(source: Path, result: Path, task: Task) -> None:
     )
 
 
-def _notes(graph: Any, size_bytes: int, float_bytes: int) -> tuple[str, ...]:
+def _notes(graph: Any) -> tuple[str, ...]:
     """Read off the file which weights did not become integers, and who uses them."""
     import onnx
 
@@ -99,10 +99,7 @@ def _notes(graph: Any, size_bytes: int, float_bytes: int) -> tuple[str, ...]:
     integer = {name for name, kind in weights.items() if kind in (onnx.TensorProto.INT8, onnx.TensorProto.UINT8)}
     floats = {name for name, kind in weights.items() if kind == onnx.TensorProto.FLOAT}
     users = Counter(node.op_type for node in graph.node if floats.intersection(node.input))
-    notes = []
-    if floats:
-        kept = ", ".join(sorted(users))
-        notes.append(f"{kept} kept in float: {len(integer)} of {len(integer) + len(floats)} weight tensors are int8")
-    if size_bytes >= float_bytes:
-        notes.append("int8 saves no space here")
-    return tuple(notes)
+    if not floats:
+        return ()
+    kept = ", ".join(sorted(users))
+    return (f"{kept} kept in float: {len(integer)} of {len(integer) + len(floats)} weight tensors are int8",)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from edgedeploy.errors import ExportError
 from edgedeploy.export.capture import CONVERTER_ERRORS, capture, explain, sample
 from edgedeploy.export.flatbuffer import tidy
+from edgedeploy.export.shared import size_note
 from edgedeploy.export.tflite_quantise import to_fp16, to_int8
 from edgedeploy.quiet import quiet
 from edgedeploy.records import Precision
@@ -30,13 +31,14 @@ def write(model: nn.Module, precision: Precision, task: Task, path: Path) -> tup
     with tempfile.TemporaryDirectory(dir=path.parent) as folder:
         source = Path(folder) / "float.tflite"
         _convert(model, task, source)
+        content = tidy(source.read_bytes())
         if precision is Precision.FP16:
-            content = to_fp16(source)
+            content = tidy(to_fp16(source))
         elif precision is Precision.INT8:
-            content, notes = to_int8(source, task)
-        else:
-            content = source.read_bytes()
-    path.write_bytes(tidy(content))
+            quantised, notes = to_int8(source, task)
+            float_bytes, content = len(content), tidy(quantised)
+            notes += size_note(len(content), float_bytes)
+    path.write_bytes(content)
     return notes
 
 

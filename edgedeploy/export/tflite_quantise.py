@@ -10,7 +10,7 @@ import numpy as np
 
 from edgedeploy.errors import ExportError
 from edgedeploy.export.capture import CONVERTER_ERRORS
-from edgedeploy.export.naming import calibration_examples
+from edgedeploy.export.shared import calibration_examples
 from edgedeploy.quiet import quiet
 from edgedeploy.task import Task
 
@@ -79,10 +79,7 @@ def to_int8(source: Path, task: Task) -> tuple[bytes, tuple[str, ...]]:
         except CONVERTER_ERRORS as error:
             raise ExportError(f"ai-edge-quantizer cannot quantise the net: {type(error).__name__}: {error}") from error
         content = bytes(result.quantized_model)
-        notes = _notes(flatbuffer_utils.convert_bytearray_to_object(bytearray(content)))
-    if len(content) >= source.stat().st_size:
-        notes = (*notes, "int8 saves no space here")
-    return content, notes
+        return content, _notes(flatbuffer_utils.convert_bytearray_to_object(bytearray(content)))
 
 
 def _calibrate(source: Path, wanted: Any, task: Task) -> Any:
