@@ -55,7 +55,11 @@ def evaluate_model(model: nn.Module, task: Task, split_name: str) -> Evaluation:
 
 
 def drop(source: Evaluation, exported: Evaluation) -> Drop:
-    """What the exported file loses of the metric against its source, paired over the examples of one split."""
+    """What the exported file loses of the metric against its source, paired over the examples of one split.
+
+    Where the metric is one number for them all, examples are resampled, which cannot show what the sample lacks:
+    two of the same outputs have a drop of exactly 0.
+    """
     examples = len(source.targets)
     if source.scores is not None and exported.scores is not None:
         value, low, high = statistics.paired_difference(source.scores, exported.scores)

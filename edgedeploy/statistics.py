@@ -80,7 +80,7 @@ def paired_difference(
 ) -> tuple[float, float, float]:
     """mean(a - b) over the same examples, shape (n,) each, and its bounds by the percentile bootstrap of the pairs.
 
-    A bootstrap cannot draw what the sample lacks: where no pair differs in one direction, that side is bounded
+    A bootstrap cannot draw what the sample lacks: where no pair differs in one direction, that side is widened
     by the exact binomial bound for no event in n, 1 - alpha^(1/n) (Clopper, Pearson, Biometrika 26 (1934); the
     "rule of three" for alpha = .05), times the largest possible difference: 1 for scores within [0, 1], else
     the range of the scores seen. Raises ValueError for unequal lengths or no pair.
@@ -94,9 +94,9 @@ def paired_difference(
     largest = 1.0 if least >= 0.0 and most <= 1.0 else most - least
     unseen = (1.0 - (1.0 - confidence) ** (1.0 / len(differences))) * largest
     if not (differences > 0).any():
-        high = max(high, unseen)
+        high += unseen
     if not (differences < 0).any():
-        low = min(low, -unseen)
+        low -= unseen
     return float(differences.mean()), low, high
 
 

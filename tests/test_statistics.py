@@ -85,6 +85,13 @@ def test_a_sample_with_losses_only_on_one_side_keeps_the_other_side_open() -> No
     assert low < mean
 
 
+def test_pairs_not_seen_widen_a_clear_difference_but_do_not_hide_it() -> None:
+    a, b = np.ones(100), np.ones(100)
+    b[:70] = 0.0
+    mean, low, high = statistics.paired_difference(a, b)
+    assert 0.5 < low < mean < high < 0.85
+
+
 def test_the_bound_grows_with_the_range_of_the_scores() -> None:
     scores = np.array([-10.0, 0.0, 10.0])
     _, _, high = statistics.paired_difference(scores, scores)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from edgedeploy.errors import ExportError
-from edgedeploy.records import Target
+from edgedeploy.records import Format, Target
 from edgedeploy.task import Arrays, Task
 
 Tensor = dict[str, Any]
@@ -20,19 +20,20 @@ def build_contract(
     it is quantised, and `real_type`, what the caller feeds or gets. Raises ExportError where the file's tensors
     are not those of the net, in number, order or shape.
     """
+    batch = 1 if target.format is Format.TFLITE else None
     return {
         "schema": 1,
         "format": target.format.value,
         "precision": target.precision.value,
-        "inputs": _tensors("input", inputs, task.example),
-        "outputs": _tensors("output", outputs, reference),
+        "inputs": _tensors("input", inputs, task.example, batch),
+        "outputs": _tensors("output", outputs, reference, batch),
         "layout": task.layout,
         "preprocessing": task.preprocessing,
         "labels": list(task.labels),
     }
 
 
-def _tensors(kind: str, tensors: list[Tensor], arrays: Arrays) -> list[Tensor]:
+def _tensors(kind: str, tensors: list[Tensor], arrays: Arrays, batch: int | None) -> list[Tensor]:
     if len(tensors) != len(arrays):
         raise ExportError(
             f"the net has {len(arrays)} {kind}s, the exported file {len(tensors)}; "
@@ -47,6 +48,11 @@ def _tensors(kind: str, tensors: list[Tensor], arrays: Arrays) -> list[Tensor]:
             raise ExportError(
                 f"{tensor['name']} of the exported file has shape {shape}, "
                 f"but an example of it in the net has {list(array.shape[1:])}"
+            )
+        if shape[0] != batch:
+            raise ExportError(
+                f"{tensor['name']} of the exported file has a batch axis of {shape[0] or 'any size'}, "
+                f"not of {batch or 'any size'}; take sizes from the input's shape, not from constants"
             )
         described.append({**tensor, "shape": settled, "real_type": array.dtype.name})
     return described

@@ -125,6 +125,10 @@ def _strip(proto: Any) -> Any:
     for item in (*graph.node, *graph.initializer, *graph.input, *graph.output):
         item.doc_string = ""
         del item.metadata_props[:]
+    for value in (*graph.input, *graph.output):
+        axes = value.type.tensor_type.shape.dim
+        if axes and axes[0].dim_param:
+            axes[0].dim_param = "batch"
     attributes = [attribute for node in graph.node for attribute in node.attribute]
     if any(attribute.HasField("g") or attribute.graphs for attribute in attributes):
         return proto  # an inner graph refers to names of the outer one
