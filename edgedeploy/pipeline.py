@@ -47,7 +47,7 @@ def run(project: Project, progress: Progress = SILENT, mode: str | None = None, 
     project.devices()  # a mistake in the fleet is better told before the training than after
     if project.plan.train is not None:
         train(project, progress)
-    built = build(project, progress)
+    built = build(project, progress=progress)
     if not built.variants:
         raise EdgeDeployError(f"nothing could be built: {built.failures[0].variant}: {built.failures[0].reason}")
     visits = profile(project, progress=progress, mode=mode, afresh=afresh)
@@ -68,9 +68,9 @@ def train(project: Project, progress: Progress = SILENT, *, afresh: bool = False
     return True
 
 
-def build(project: Project, progress: Progress = SILENT) -> Built:
-    """Compress and export every variant of the plan that is not in the store."""
-    return building.build(project.plan, project.store, progress.step)
+def build(project: Project, recipes: Sequence[str] = (), progress: Progress = SILENT) -> Built:
+    """Compress and export every variant of the plan, or of the named recipes, that is not in the store."""
+    return building.build(project.plan, project.store, progress.step, project.recipes(recipes))
 
 
 def push(
@@ -132,7 +132,7 @@ def report(
     devices = project.devices()
     write_report(
         path,
-        title=project.plan.project,
+        title=project.folder.resolve().name,
         variants=project.variants(),
         reports=[report for device in devices for report in project.latest_reports(device).values()],
         choices=select(project) if choices is None else choices,

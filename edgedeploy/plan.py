@@ -48,7 +48,11 @@ class Goal:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """A project's edgedeploy.toml. `train` is the pass that makes the source weights where the file says how."""
+    """A project's edgedeploy.toml.
+
+    `train` is the pass that makes the source weights where the file says how; `project` is the name under which
+    a shared database knows the project, empty for a database of its own.
+    """
 
     folder: Path
     task_file: Path
@@ -76,7 +80,7 @@ class Fleet:
                 return device
         there = ", ".join(device.name for device in self.devices) or "none yet"
         raise PlanError(
-            f"{FLEET_FILE}: no device `{name}`{_did_you_mean(name, [d.name for d in self.devices])}; there: {there}."
+            f"{FLEET_FILE}: no device `{name}`{did_you_mean(name, [d.name for d in self.devices])}; there: {there}."
         )
 
     def profile(self, device: Device) -> DeviceProfile:
@@ -212,6 +216,8 @@ def load_plan(folder: Path, passes: Mapping[str, type[Pass]]) -> Plan:
                 f'{path}: task.weights: missing; name the file that [train] is to write, e.g. "weights.safetensors".'
             )
         train = _parse_pass(path, "train", {"kind": "fine-tune", **document.train}, passes)
+    if document.store.url is not None and document.store.project is None:
+        raise PlanError(f"{path}: store.project: missing; a database may hold several projects, so name this one.")
     goal = document.goal.model_dump()
     return Plan(
         folder=folder,
@@ -222,7 +228,7 @@ def load_plan(folder: Path, passes: Mapping[str, type[Pass]]) -> Plan:
         recipes=recipes,
         mode=document.profile.mode,
         threads=document.profile.threads,
-        project=document.store.project or folder.resolve().name,
+        project=document.store.project or "",
         store_url=document.store.url,
     )
 
@@ -239,7 +245,7 @@ def load_fleet(folder: Path) -> Fleet:
         if table.profile not in profiles:
             raise PlanError(
                 f"{path}: device[{i}].profile: no device profile `{table.profile}`"
-                f"{_did_you_mean(table.profile, profiles)}; there: {', '.join(sorted(profiles))}."
+                f"{did_you_mean(table.profile, profiles)}; there: {', '.join(sorted(profiles))}."
             )
         fields = table.model_dump()
         # Two addresses on this very machine disturb each other's timing even where the user did not say so.
@@ -295,7 +301,7 @@ def _parse_pass(path: Path, key: str, table: Mapping[str, Any], passes: Mapping[
     settings = dict(table)
     kind = settings.pop("kind", None)
     if not isinstance(kind, str) or kind not in passes:
-        found = "missing" if kind is None else f"found {kind!r}{_did_you_mean(str(kind), passes)}"
+        found = "missing" if kind is None else f"found {kind!r}{did_you_mean(str(kind), passes)}"
         raise PlanError(f"{path}: {key}.kind: {found}; expected one of {', '.join(sorted(passes))}.")
     cls = cast("type[Any]", passes[kind])
     known = [field.name for field in dataclasses.fields(cls) if field.init]
@@ -331,7 +337,7 @@ def _first_mistake(path: Path, prefix: str, error: ValidationError, model: type[
 
 def _unknown_key(path: Path, key: str, name: str, known: Iterable[str]) -> str:
     known = sorted(known)
-    return f"{path}: {key}: unknown key{_did_you_mean(name, known)}; expected one of {', '.join(known)}."
+    return f"{path}: {key}: unknown key{did_you_mean(name, known)}; expected one of {', '.join(known)}."
 
 
 def _keys_at(model: type[BaseModel] | None, location: tuple[int | str, ...]) -> list[str]:
@@ -345,7 +351,8 @@ def _keys_at(model: type[BaseModel] | None, location: tuple[int | str, ...]) -> 
     return list(model.model_fields) if model else []
 
 
-def _did_you_mean(word: str, known: Iterable[str]) -> str:
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """A hint at the known word closest to this one, or nothing where none is close."""
     close = difflib.get_close_matches(word, list(known), n=1)
     return f" (did you mean `{close[0]}`?)" if close else ""
 

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 
 from edgedeploy.compress import PASSES
 from edgedeploy.errors import PlanError
-from edgedeploy.plan import Fleet, Plan, load_fleet, load_plan
-from edgedeploy.records import Device, DeviceProfile, Report, Variant
+from edgedeploy.plan import Fleet, Plan, did_you_mean, load_fleet, load_plan
+from edgedeploy.records import Device, DeviceProfile, Recipe, Report, Variant
 from edgedeploy.store import Store
 
 STORE_FOLDER = ".edgedeploy"
@@ -45,6 +44,14 @@ class Project:
             raise PlanError(f"{self.folder / 'fleet.toml'}: no device in it yet; add a [[device]] table.")
         return list(self.fleet.devices)
 
+    def recipes(self, names: Sequence[str] = ()) -> tuple[Recipe, ...]:
+        """The named recipes of the plan, or all of them. Raises PlanError that lists what is there."""
+        there = {recipe.name: recipe for recipe in self.plan.recipes}
+        for name in names:
+            if name not in there:
+                raise PlanError(f"no recipe `{name}`{did_you_mean(name, there)}; there: {', '.join(there)}.")
+        return tuple(recipe for recipe in self.plan.recipes if not names or recipe.name in names)
+
     def variants(self, names: Sequence[str] = ()) -> list[Variant]:
         """The variants of the last build by name or by the start of an id, or all of them. Raises PlanError."""
         current = self.store.current()
@@ -67,7 +74,5 @@ def _find(name: str, variants: Sequence[Variant]) -> Variant:
     if len(matches) == 1:
         return matches[0]
     names = [variant.name for variant in variants]
-    close = difflib.get_close_matches(name, names, n=1)
-    hint = f" (did you mean `{close[0]}`?)" if close else ""
     what = "more than one variant's id starts with" if matches else "no variant"
-    raise PlanError(f"{what} `{name}`{hint}; there: {', '.join(names)}.")
+    raise PlanError(f"{what} `{name}`{did_you_mean(name, names)}; there: {', '.join(names)}.")

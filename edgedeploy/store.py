@@ -87,7 +87,8 @@ class Store:
         self._url = url or f"sqlite:///{folder / 'records.db'}"
         self._engine: Engine | None = None
         try:
-            self._engine = sa.create_engine(self._url)
+            # Without a pool there is no connection to give back, and none for a fork or a thread to share.
+            self._engine = sa.create_engine(self._url, poolclass=sa.NullPool)
             with self._transaction() as connection:
                 metadata.create_all(connection)
                 found = connection.execute(sa.select(self._meta.c.value).where(self._meta.c.key == "schema")).scalar()
@@ -97,11 +98,6 @@ class Store:
             raise StoreError(f"the store's URL cannot be used: {error}; see `store.url` in edgedeploy.toml.") from error
         if found is not None and int(found) > SCHEMA_VERSION:
             raise StoreError(f"{self._where}: written by a newer edgedeploy (schema {found}); upgrade edgedeploy.")
-
-    def close(self) -> None:
-        """Give the database back."""
-        if self._engine is not None:
-            self._engine.dispose()
 
     # -- objects ---------------------------------------------------------------------------------------------
 

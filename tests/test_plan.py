@@ -102,6 +102,7 @@ def test_a_plan_is_read_whole(tmp_path: Path) -> None:
         ("epochs = 2", 'epochs = "two"', r"recipe\[0\]\.passes\[1\]\.epochs: found 'two'"),
         ("epochs = 3", "", r"train\.epochs: missing"),
         ('weights = "weights.safetensors"', "", r"task\.weights: missing; name the file that \[train\]"),
+        ("[train]", '[store]\nurl = "sqlite://"\n[train]', r"store\.project: missing"),
         ("[task]", "[task", r"not valid TOML: .*line 2"),
     ],
 )

@@ -93,7 +93,6 @@ def test_a_damaged_database_is_one_sentence(tmp_path: Path) -> None:
 
 
 def test_a_newer_database_is_refused(store: Store, tmp_path: Path) -> None:
-    store.close()
     with sqlite3.connect(tmp_path / "store" / "records.db") as database:
         database.execute("update meta set value = '99' where key = 'schema'")
     database.close()

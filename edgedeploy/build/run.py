@@ -18,7 +18,7 @@ from edgedeploy import compress, export
 from edgedeploy.build.identity import Request, requests
 from edgedeploy.errors import CompressionError, ExportError, PlanError, StoreError
 from edgedeploy.evaluate import Evaluation, drop, evaluate, evaluate_model
-from edgedeploy.records import Variant
+from edgedeploy.records import Recipe, Variant
 from edgedeploy.task import Task, load_task, task_digest
 
 if TYPE_CHECKING:
@@ -38,15 +38,15 @@ class Failure:
 
 @dataclass(frozen=True, slots=True)
 class Built:
-    """All variants of a plan, in its order; `made` names those that were not found but built now."""
+    """All variants of a plan that are there now, in its order; `made` names those that were not found but built now."""
 
     variants: tuple[Variant, ...]
     made: tuple[str, ...]
     failures: tuple[Failure, ...]
 
 
-def build(plan: Plan, store: Store, on_step: Callable[[str], None]) -> Built:
-    """Find or build every variant of the plan; one that fails is told and does not stop the others.
+def build(plan: Plan, store: Store, on_step: Callable[[str], None], recipes: Sequence[Recipe]) -> Built:
+    """Find or build every variant of these recipes of the plan; one that fails is told and does not stop the others.
 
     A variant is recorded only when its file, its contract and its probe are in the store and its parity and
     quality are known, so an interrupted build leaves nothing that looks complete. Raises PlanError for what is
@@ -56,9 +56,10 @@ def build(plan: Plan, store: Store, on_step: Callable[[str], None]) -> Built:
         mend = "run `edgedeploy train`" if plan.train else "put the file there, or add a [train] table"
         raise PlanError(f"{plan.weights}: the weights are not there; {mend}.")
     digest = task_digest(plan.task_file, plan.weights, store.digest_cache())
-    wanted = requests(plan.recipes, digest)
-    found = {request.id: variant for request in wanted if (variant := store.variant(request.id)) is not None}
-    missing = [request for request in wanted if request.id not in found]
+    planned = requests(plan.recipes, digest)
+    found = {request.id: variant for request in planned if (variant := store.variant(request.id)) is not None}
+    wanted = {recipe.name for recipe in recipes}
+    missing = [request for request in planned if request.id not in found and request.recipe.name in wanted]
     failures: list[Failure] = []
     made: list[str] = []
     if missing:
@@ -73,7 +74,7 @@ def build(plan: Plan, store: Store, on_step: Callable[[str], None]) -> Built:
     # One question may bear another name in this plan than when it was first answered.
     variants = tuple(
         replace(found[request.id], name=request.name, recipe=request.recipe.name)
-        for request in wanted
+        for request in planned
         if request.id in found
     )
     store.set_current(variants)

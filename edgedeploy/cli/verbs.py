@@ -71,14 +71,18 @@ def train(project: Folder = Path(), afresh: Afresh = False, as_json: Json = Fals
 
 
 @app.command()
-def build(project: Folder = Path(), as_json: Json = False) -> None:
+def build(
+    project: Folder = Path(),
+    recipe: Annotated[list[str], typer.Option("--recipe", help="A recipe of the plan; repeatable.")] = [],  # noqa: B006
+    as_json: Json = False,
+) -> None:
     """Compress and export every variant of the plan that is not built yet."""
     from edgedeploy import pipeline
     from edgedeploy.cli import output
     from edgedeploy.project import Project
 
     with output.progress() as progress:
-        built = pipeline.build(Project(project), progress)
+        built = pipeline.build(Project(project), recipe, progress)
     output.built(built, as_json=as_json)
     if built.failures:
         raise typer.Exit(ExitCode.FAILED)

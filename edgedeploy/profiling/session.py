@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from edgedeploy.board import Board
-from edgedeploy.errors import AgentError
+from edgedeploy.errors import AgentError, BoardError
 from edgedeploy.profiling.judge import judge, void_reason
 from edgedeploy.profiling.modes import MAX_RUNS, WARM_UP, Mode
 from edgedeploy.records import (
@@ -34,6 +34,7 @@ from edgedeploy.statistics import median_interval, percentile
 OUTPUT_TOLERANCE = {Precision.FP32: 1e-3, Precision.FP16: 2e-2, Precision.INT8: 5e-2}
 
 CHILD_TIMEOUT_S = 300.0
+FACTS_TIMEOUT_S = 300.0
 
 
 def profile(
@@ -49,7 +50,8 @@ def profile(
 ) -> list[Report]:
     """Measure variants that are already on the board, interleaved; one report each, in the order given.
 
-    Raises AgentError where the board's report cannot be used, and the errors of `Board.run_job`.
+    Raises AgentError where the board's report cannot be used, BoardError where the board has no runtime at all, and
+    the errors of `Board.run_job`.
     """
     operation = {
         "op": "profile",
@@ -83,9 +85,22 @@ def profile(
     missing = [variant.name for variant in variants if variant.id not in said]
     if missing:
         raise AgentError(f"{device.name}: the agent's report leaves out {', '.join(missing)}; run the profile again.")
+    if all(entry["outcome"] == Outcome.UNSUPPORTED for entry in said.values()):
+        _check_runtimes(board, kind)
     return [
         _report(variant, said[variant.id], document, device, kind, mode, threads, accelerator) for variant in variants
     ]
+
+
+def _check_runtimes(board: Board, kind: DeviceProfile) -> None:
+    """Tell a board without any runtime, which is an error of the board, from files that its runtimes refuse."""
+    facts = board.result(board.run_job([{"op": "facts"}], timeout_s=FACTS_TIMEOUT_S), 0)["facts"]
+    if not facts["runtimes"]:
+        wanted = " or ".join(dict.fromkeys(runtime.name for runtime in kind.runtimes))
+        raise BoardError(
+            f"{board.name}: no inference runtime can be imported by {board.python}: "
+            f"install {wanted} there, or name a Python that has one with `python =` in fleet.toml."
+        )
 
 
 def _report(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import linecache
 import os
 import sys
 import threading
@@ -23,6 +24,7 @@ class Watch:
     """Absolute paths of what was opened for reading and of the folders that were listed.
 
     What an installed library opens while it is imported does not count: the second import would not open it.
+    Neither does source text that is fetched for a traceback: it is that of whoever called, not of the task.
     """
 
     folder: str
@@ -34,7 +36,7 @@ class Watch:
         """Take one audit event; what is opened only to be written is no input."""
         if threading.get_ident() in self.bystanders or not isinstance(args[0], (str, bytes, os.PathLike)):
             return
-        if self._is_library_import():
+        if self._is_somebody_elses():
             return
         path = Path(os.fsdecode(args[0])).absolute()
         if any(path.is_relative_to(root) for root in _SYSTEM):
@@ -44,13 +46,13 @@ class Watch:
         elif not (args[2] & (os.O_WRONLY | os.O_CREAT)):
             self.opened.add(path)
 
-    def _is_library_import(self) -> bool:
+    def _is_somebody_elses(self) -> bool:
         frame: FrameType | None = sys._getframe(3)  # past this method, note and the hook
         while frame is not None:
             file = frame.f_code.co_filename
             if file.startswith(self.folder):
                 return False
-            if file.startswith("<frozen importlib"):
+            if file.startswith("<frozen importlib") or file == linecache.__file__:
                 return True
             frame = frame.f_back
         return False

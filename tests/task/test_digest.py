@@ -122,6 +122,18 @@ def test_what_is_not_read_does_not_matter(project: Path) -> None:
     assert cache == remembered
 
 
+def test_the_source_of_whoever_calls_is_no_input(tmp_path: Path) -> None:
+    """Libraries look at the stack, and the source of its frames is then read: here, this very file."""
+    plain = write_task(tmp_path / "plain")
+    looks = write_task(
+        tmp_path / "looks", extra="import linecache, traceback\nlinecache.clearcache()\ntraceback.format_stack()\n"
+    )
+    cache: dict[str, str] = {}
+    task_digest(plain, None, cache)
+    task_digest(looks, None, cache)
+    assert Path(__file__).name not in "".join(cache.values())
+
+
 def test_a_touched_file_is_read_again_and_found_the_same(project: Path) -> None:
     cache: dict[str, str] = {}
     before = digest_of(project, cache)

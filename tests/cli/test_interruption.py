@@ -1,0 +1,96 @@
+"""Ctrl-C at any moment: one sentence, exit code 130, nothing half-written, and the same command goes on."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.support.project import write_project
+
+pytestmark = pytest.mark.builds
+
+
+def start(*argv: str) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-m", "edgedeploy", *argv],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        bufsize=1,
+        start_new_session=True,
+    )
+
+
+def interrupt_at(process: subprocess.Popen[str], step: str, delay_s: float = 0.0) -> str:
+    """Send Ctrl-C to the whole group, as a terminal does, once stderr has shown `step`; return stderr."""
+    assert process.stderr is not None
+    seen = ""
+    for line in process.stderr:
+        seen += line
+        if step in line:
+            break
+    else:
+        raise AssertionError(f"{step!r} was never shown: {seen}")
+    time.sleep(delay_s)
+    os.killpg(process.pid, signal.SIGINT)
+    _, rest = process.communicate(timeout=60)
+    return seen + rest
+
+
+def assert_interrupted(process: subprocess.Popen[str], stderr: str) -> None:
+    assert process.returncode == 130, stderr
+    assert "Traceback" not in stderr
+    assert stderr.strip().splitlines()[-1].startswith("edgedeploy: interrupted; ")
+
+
+@pytest.mark.parametrize(
+    ("step", "delay_s"), [("load dense", 0.0), ("export dense-onnx-fp32", 0.3), ("export dense-onnx-int8", 0.2)]
+)
+def test_during_a_build(tmp_path: Path, step: str, delay_s: float) -> None:
+    folder = write_project(tmp_path / "project")
+    process = start("build", "--project", str(folder))
+    stderr = interrupt_at(process, step, delay_s)
+    assert_interrupted(process, stderr)
+    assert not (folder / ".edgedeploy" / "tmp").exists()
+    done = subprocess.run(
+        [sys.executable, "-m", "edgedeploy", "build", "--json", "--project", str(folder)],
+        stdout=subprocess.PIPE,
+        check=True,
+    )
+    assert len(json.loads(done.stdout)["variants"]) == 2
+
+
+def test_during_a_measurement_the_agent_goes_too(built: Path) -> None:
+    process = start("profile", "--mode", "smoke", "--project", str(built))
+    stderr = interrupt_at(process, "profile 2 variants on here", 4.0)
+    assert_interrupted(process, stderr)
+    board = built / "board"
+    deadline = time.monotonic() + 10
+    while (left := agents_of(board)) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert not left, "an agent still measures for nobody"
+    assert not [path.name for path in (board / "tmp").iterdir() if not path.name.startswith("job-")]
+    # The lock went with the agent, and what is on the board is whole.
+    again = start("push", "--json", "--project", str(built))
+    stdout, _ = again.communicate(timeout=60)
+    assert again.returncode == 0
+    assert json.loads(stdout)[0]["sent"] == []
+
+
+def agents_of(board: Path) -> list[str]:
+    found = []
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            words = path.read_bytes().decode(errors="replace")
+        except OSError:
+            continue
+        if str(board) in words:
+            found.append(words.replace("\0", " "))
+    return found
