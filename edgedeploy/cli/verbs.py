@@ -93,7 +93,7 @@ def push(
     project: Folder = Path(),
     device: Devices = [],  # noqa: B006 - typer reads it, nobody writes it
     variant: Variants = [],  # noqa: B006
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be sent, and send nothing.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be sent, and send no variant.")] = False,
     as_json: Json = False,
 ) -> None:
     """Send to boards what they lack: every variant that the board's profile can run, or those named."""
