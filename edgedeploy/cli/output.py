@@ -160,7 +160,7 @@ def print_choice(choice: Choice) -> None:
     else:
         out.print(f"{heading}[green]{choice.winner}[/]{_lead(choice)} ({choice.verdict})", soft_wrap=True)
         for reason in choice.reasons:
-            out.print(f"  [yellow]suspect[/]: {escape(reason)}", soft_wrap=True)
+            out.print(f"  [yellow]suspect[/] {escape(reason)}", soft_wrap=True)
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
     table.add_column("variant", no_wrap=True)
     table.add_column("why it is not the one")

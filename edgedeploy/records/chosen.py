@@ -21,6 +21,7 @@ class Choice:
 
     `ranking` holds the names of the variants that meet every constraint and are on the Pareto front, best
     first; `winner` is its head, or None. `rejected` gives every other variant its reason, ranked ones too.
+    `verdict` is the worst in the ranking, and `reasons` are those of its doubts, each after its variant's name.
     `confidence` is the probability that the winner is really ahead of the runner-up on the objective, None
     where there is no runner-up.
     """

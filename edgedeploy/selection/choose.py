@@ -73,7 +73,7 @@ def choose(device: Device, profile: DeviceProfile, goal: Goal, candidates: Seque
         ranking=tuple(fit.variant.name for fit in ranking),
         rejected=tuple(Rejection(name, reasons[name]) for c in candidates if (name := c.variant.name) in reasons),
         verdict=max((fit.report.verdict for fit in ranking), key=list(Verdict).index, default=None),
-        reasons=tuple(dict.fromkeys(reason for fit in ranking for reason in fit.report.reasons)),
+        reasons=tuple(f"{fit.variant.name}: {reason}" for fit in ranking for reason in fit.report.reasons),
         confidence=_lead(ranking[0], ranking[1], goal) if len(ranking) > 1 else None,
         rehearsal=device.emulated or any(fit.report.conditions.emulated for fit in ranking),
     )

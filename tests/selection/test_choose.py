@@ -105,7 +105,7 @@ def test_suspect_never_beats_valid_inside_the_noise() -> None:
     assert "inside the noise" in reason(near, "suspect")
     far = decide(measured("suspect", 0.5, **suspect), measured("valid", 1.0, size_bytes=900))
     assert far.winner == "suspect"
-    assert far.reasons == ("the board was busy",)
+    assert far.reasons == ("suspect: the board was busy",)
 
 
 def test_an_emulated_board_is_a_rehearsal() -> None:
