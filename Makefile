@@ -17,7 +17,7 @@ demo: $(STAMP)
 	$(BIN)/python -m tools.demo $(if $(AFRESH),--afresh)
 
 test: $(STAMP)
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest -n auto --dist loadfile $(ARGS)
 
 lint: $(STAMP)
 	$(BIN)/ruff format --check .
