@@ -1,0 +1,1 @@
+"""What the project needs beside itself: the demo, the benchmarks, a board on loopback."""
