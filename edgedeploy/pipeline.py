@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from edgedeploy import build as building
 from edgedeploy.board import BoardFacts, open_board
@@ -142,11 +144,21 @@ def report(
     return path
 
 
-def show(project: Project, name: str) -> tuple[Variant, list[Report]]:
-    """One variant, and the latest that each device of the fleet said about it."""
+@dataclass(frozen=True, slots=True)
+class Shown:
+    """One variant, the contract that travels with its file, and the latest that each device said about it."""
+
+    variant: Variant
+    contract: dict[str, Any]
+    reports: tuple[Report, ...]
+
+
+def show(project: Project, name: str) -> Shown:
+    """All that is known about one variant."""
     (variant,) = project.variants([name])
+    contract = json.loads(project.store.path(variant.contract).read_text("utf-8"))
     latest = (project.latest_reports(device).get(variant.id) for device in project.fleet.devices)
-    return variant, [report for report in latest if report is not None]
+    return Shown(variant, contract, tuple(report for report in latest if report is not None))
 
 
 def probe(project: Project, devices: Sequence[str] = ()) -> list[Visited[BoardFacts]]:

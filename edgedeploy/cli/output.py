@@ -15,7 +15,16 @@ from rich.markup import escape
 from rich.table import Table
 
 from edgedeploy.cli.bars import Bars, Lines
-from edgedeploy.cli.words import accuracy, bytes_text, milliseconds, or_absent, passes_text, plural, signed
+from edgedeploy.cli.words import (
+    accuracy,
+    bytes_text,
+    milliseconds,
+    or_absent,
+    passes_text,
+    plural,
+    signed,
+    tensors_text,
+)
 from edgedeploy.errors import ExitCode
 from edgedeploy.records import Choice, Outcome, Report, Variant
 
@@ -23,7 +32,7 @@ if TYPE_CHECKING:
     from edgedeploy.board import BoardFacts
     from edgedeploy.build import Built
     from edgedeploy.lab import Visit, Visited
-    from edgedeploy.pipeline import Run
+    from edgedeploy.pipeline import Run, Shown
     from edgedeploy.plan import Fleet
     from edgedeploy.progress import Progress
     from edgedeploy.project import Project
@@ -92,6 +101,9 @@ def built(result: Built, *, as_json: bool) -> None:
 def print_built(result: Built) -> None:
     """A table of the variants before any board has seen them."""
     out.print(_variant_table(result.variants, set(result.made)))
+    for variant in result.variants:
+        for note in variant.notes:
+            out.print(f"  [yellow]{variant.name}[/]: {escape(note)}", soft_wrap=True)
     for failure in result.failures:
         out.print(f"[red]not built[/] {failure.variant}: {escape(failure.reason)}", soft_wrap=True)
     found = len(result.variants) - len(result.made)
@@ -235,11 +247,12 @@ def listed(fleet: Fleet, probed: Sequence[Visited[BoardFacts]], *, as_json: bool
     return _print_errors(probed)
 
 
-def shown(variant: Variant, reports: Sequence[Report], *, as_json: bool) -> None:
+def shown(all_known: Shown, *, as_json: bool) -> None:
     """All that is known about one variant."""
     if as_json:
-        print_json({"variant": variant, "reports": list(reports)})
+        print_json(all_known)
         return
+    variant, contract = all_known.variant, all_known.contract
     quality, drop, parity = variant.quality, variant.drop, variant.parity
     rows = {
         "variant": f"{variant.name}  {variant.id[:12]}",
@@ -247,6 +260,8 @@ def shown(variant: Variant, reports: Sequence[Report], *, as_json: bool) -> None
         "file": f"{variant.target}, {bytes_text(variant.artifact.size_bytes)}",
         "zipped": bytes_text(variant.zipped_bytes),
         "sha256": variant.artifact.sha256,
+        "inputs": tensors_text(contract["inputs"]),
+        "outputs": tensors_text(contract["outputs"]),
         "parameters": f"{variant.parameters:,}",
         quality.metric: f"{accuracy(quality)} on {quality.examples} {quality.split} examples",
         "drop": f"{signed(drop.value)} [{signed(drop.low)}, {signed(drop.high)}] on {drop.examples} selection examples",
@@ -260,7 +275,7 @@ def shown(variant: Variant, reports: Sequence[Report], *, as_json: bool) -> None
     for note in variant.notes:
         table.add_row("[bold]note[/]", escape(note))
     out.print(table)
-    for report in reports:
+    for report in all_known.reports:
         out.print(_report_table(report.device, [report]))
         _print_reasons([report])
 

@@ -17,10 +17,16 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 
-Folder = Annotated[Path, typer.Option("--project", "-C", help="The folder with edgedeploy.toml.", show_default="here")]
+Folder = Annotated[
+    Path, typer.Option("--project", "-C", help="The folder with edgedeploy.toml.", show_default="this one")
+]
 Json = Annotated[bool, typer.Option("--json", help="Print the records as JSON and nothing else on stdout.")]
-Devices = Annotated[list[str], typer.Option("--device", "-d", help="A device of fleet.toml; repeat it for several.")]
-Variants = Annotated[list[str], typer.Option("--variant", help="A variant's name or the start of its id; repeatable.")]
+Devices = Annotated[
+    list[str], typer.Option("--device", "-d", metavar="NAME", help="A device of fleet.toml; repeat it for several.")
+]
+Variants = Annotated[
+    list[str], typer.Option("--variant", metavar="NAME", help="A variant's name or the start of its id; repeatable.")
+]
 Mode = Annotated[
     Literal["smoke", "quick", "full"] | None,
     typer.Option(help="How long to measure: at least 6, 10 or 60 s a variant. The plan's mode by default."),
@@ -49,7 +55,10 @@ def init(
     example: Annotated[str, typer.Option(help="blank, digits-cnn, digits-gru or digits-transformer.")] = "blank",
     as_json: Json = False,
 ) -> None:
-    """Write a project: edgedeploy.toml, fleet.toml and a task file."""
+    """Write a project to start from.
+
+    It holds edgedeploy.toml, fleet.toml and a task file. Nothing that is there is overwritten.
+    """
     from edgedeploy.cli import output
     from edgedeploy.examples import copy_example
 
@@ -59,7 +68,10 @@ def init(
 
 @app.command()
 def train(project: Folder = Path(), afresh: Afresh = False, as_json: Json = False) -> None:
-    """Train the source net as the plan's [train] says, and write its weights."""
+    """Train the source net as the plan says.
+
+    Its [train] table holds the settings; the weights go to the file that [task] names.
+    """
     from edgedeploy import pipeline
     from edgedeploy.cli import output
     from edgedeploy.project import Project
@@ -73,10 +85,15 @@ def train(project: Folder = Path(), afresh: Afresh = False, as_json: Json = Fals
 @app.command()
 def build(
     project: Folder = Path(),
-    recipe: Annotated[list[str], typer.Option("--recipe", help="A recipe of the plan; repeatable.")] = [],  # noqa: B006
+    recipe: Annotated[
+        list[str], typer.Option("--recipe", metavar="NAME", help="A recipe of the plan; repeatable.")
+    ] = [],  # noqa: B006
     as_json: Json = False,
 ) -> None:
-    """Compress and export every variant of the plan that is not built yet."""
+    """Compress and export what is not built yet.
+
+    A variant that cannot be built is told with its reason, and the others are built all the same.
+    """
     from edgedeploy import pipeline
     from edgedeploy.cli import output
     from edgedeploy.project import Project
@@ -96,7 +113,10 @@ def push(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be sent, and send no variant.")] = False,
     as_json: Json = False,
 ) -> None:
-    """Send to boards what they lack: every variant that the board's profile can run, or those named."""
+    """Send to boards the variants that they lack.
+
+    Every variant that the board's profile can run, or those named. Each file is verified on the board by its hash.
+    """
     from edgedeploy import pipeline
     from edgedeploy.cli import output
     from edgedeploy.project import Project
@@ -115,7 +135,10 @@ def profile(
     afresh: Afresh = False,
     as_json: Json = False,
 ) -> None:
-    """Measure latency, memory and power of variants on the boards themselves."""
+    """Measure variants on the boards themselves.
+
+    Latency, memory, and power where the board has a sensor. What was measured in this way before is found again.
+    """
     from edgedeploy import pipeline
     from edgedeploy.cli import output
     from edgedeploy.project import Project
@@ -131,7 +154,10 @@ def select(
     device: Devices = [],  # noqa: B006
     as_json: Json = False,
 ) -> None:
-    """Choose the best variant for each device, and say why each other lost."""
+    """Choose for each device; say why others lost.
+
+    The goal's and the profile's limits first, then the Pareto front, then the goal's objective.
+    """
     from edgedeploy import pipeline
     from edgedeploy.cli import output
     from edgedeploy.project import Project
@@ -144,7 +170,10 @@ def select(
 
 @app.command()
 def run(project: Folder = Path(), mode: Mode = None, afresh: Afresh = False, as_json: Json = False) -> None:
-    """Walk the whole road: train, build, push, profile, select, report; goes on where it stopped."""
+    """Walk the whole road, from where it stopped.
+
+    Train, build, push, profile, select and report, each doing only what is not done yet.
+    """
     from edgedeploy import pipeline
     from edgedeploy.cli import output
     from edgedeploy.project import Project
@@ -177,12 +206,15 @@ def show(
     project: Folder = Path(),
     as_json: Json = False,
 ) -> None:
-    """Show what is known about one variant: how it was made, what it computes, what each board said."""
+    """Show all that is known about one variant.
+
+    How it was made, how well it does, and what each board said about it.
+    """
     from edgedeploy import pipeline
     from edgedeploy.cli import output
     from edgedeploy.project import Project
 
-    output.shown(*pipeline.show(Project(project), variant), as_json=as_json)
+    output.shown(pipeline.show(Project(project), variant), as_json=as_json)
 
 
 @app.command()
@@ -191,7 +223,10 @@ def report(
     output_file: Annotated[Path | None, typer.Option("--output", "-o", help="Where to write the page.")] = None,
     as_json: Json = False,
 ) -> None:
-    """Write one self-contained HTML page of everything built, measured and chosen."""
+    """Write the HTML page of all of it.
+
+    One self-contained file with everything built, measured and chosen.
+    """
     from edgedeploy import pipeline
     from edgedeploy.cli import output
     from edgedeploy.project import Project

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sized
+from collections.abc import Mapping, Sequence, Sized
+from typing import Any
 
 from edgedeploy.records import Quality, Variant
 
@@ -51,3 +52,15 @@ def passes_text(variant: Variant) -> str:
         step.kind + " (" + ", ".join(f"{key}={value}" for key, value in step.settings.items()) + ")"
         for step in variant.passes
     )
+
+
+def tensors_text(tensors: Sequence[Mapping[str, Any]]) -> str:
+    """The tensors of a contract in a line: name, shape with `n` for any batch, type, and its quantisation."""
+    texts = []
+    for tensor in tensors:
+        shape = " x ".join("n" if size is None else str(size) for size in tensor["shape"])
+        text = f"{tensor['name']} {shape} {tensor['type']}"
+        if tensor["scale"] is not None:
+            text += f", real = {tensor['scale']:.4g} x (value - {tensor['zero_point']})"
+        texts.append(text)
+    return "; ".join(texts)

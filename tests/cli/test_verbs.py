@@ -75,6 +75,7 @@ def test_the_road_by_hand(built: Path, capsys: pytest.CaptureFixture[str]) -> No
 
     shown = run(capsys, "show", "dense-onnx-int8", *place)
     assert shown["variant"]["name"] == "dense-onnx-int8"
+    assert shown["contract"]["inputs"][0]["shape"] == [None, 64]
     assert shown["reports"][0]["device"] == "here"
     assert run(capsys, "show", shown["variant"]["id"][:8], *place)["variant"] == shown["variant"]
     (device,) = run(capsys, "devices", *place, "--probe")
@@ -108,7 +109,7 @@ def test_every_verb_speaks_to_people_too(built: Path, capsys: pytest.CaptureFixt
         (["push"], "sent 6 objects"),
         (["profile"], "2 measured now"),
         (["select"], "least latency"),
-        (["show", "dense-onnx-fp32"], "accuracy"),
+        (["show", "dense-onnx-fp32"], "n x 64 float32"),
         (["devices"], "local:"),
         (["devices", "--probe"], "x86_64"),
         (["report"], "report.html"),
