@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import shutil
-import signal
 import socket
 import subprocess
 import sys
@@ -13,6 +12,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import psutil
 import pytest
 
 from edgedeploy.errors import AuthError, ConnectError, HostKeyError, TransferError, TransportError, TransportTimeout
@@ -259,19 +259,23 @@ def test_long_silent_command_is_not_a_cut_cable(server: LoopbackServer) -> None:
         assert board.run(["sh", "-c", "sleep 2.5; echo done"], timeout_s=20).stdout == b"done\n"
 
 
+def kill_sessions(server: LoopbackServer) -> None:
+    """Kill every process of the server that holds a connection; its listener lives on where it is another one."""
+    family = psutil.Process(server.pid).children(recursive=True)
+    for process in [one for one in family if one.name().startswith("sshd")] or [psutil.Process(server.pid)]:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            process.kill()
+
+
 def test_server_killed_during_a_transfer(tmp_path: Path) -> None:
     (tmp_path / "source").write_bytes(bytes(64 << 20))
-    with loopback_ssh(tmp_path / "server") as server, transport_to(server) as board:
-        session = int(board.run(["sh", "-c", "echo $PPID"], timeout_s=10).stdout)
-
-        def kill(_: int) -> None:
-            import os
-
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(session, signal.SIGKILL)
-
-        with soon(10), pytest.raises(TransferError, match="link was lost"):
-            board.put(tmp_path / "source", "/dev/null", timeout_s=60, progress=kill)
+    with (
+        loopback_ssh(tmp_path / "server") as server,
+        transport_to(server) as board,
+        soon(10),
+        pytest.raises(TransferError, match="link was lost"),
+    ):
+        board.put(tmp_path / "source", "/dev/null", timeout_s=60, progress=lambda _: kill_sessions(server))
 
 
 def test_server_killed_during_a_command(tmp_path: Path) -> None:
@@ -281,7 +285,8 @@ def test_server_killed_during_a_command(tmp_path: Path) -> None:
         soon(10),
         pytest.raises(ConnectError, match="link was lost"),
     ):
-        board.run(["sh", "-c", "kill -KILL $PPID; sleep 20"], timeout_s=30)
+        threading.Timer(0.5, kill_sessions, [server]).start()
+        board.run(["sleep", "20"], timeout_s=30)
 
 
 @pytest.mark.parametrize("fault", ["failure", "late failure", "close"])
