@@ -279,14 +279,10 @@ def test_server_killed_during_a_transfer(tmp_path: Path) -> None:
 
 
 def test_server_killed_during_a_command(tmp_path: Path) -> None:
-    with (
-        loopback_ssh(tmp_path / "server") as server,
-        transport_to(server) as board,
-        soon(10),
-        pytest.raises(ConnectError, match="link was lost"),
-    ):
+    with loopback_ssh(tmp_path / "server") as server, transport_to(server) as board:
         threading.Timer(0.5, kill_sessions, [server]).start()
-        board.run(["sleep", "20"], timeout_s=30)
+        with soon(10), pytest.raises(ConnectError, match="link was lost"):
+            board.run(["sleep", "20"], timeout_s=30)
 
 
 @pytest.mark.parametrize("fault", ["failure", "late failure", "close"])
