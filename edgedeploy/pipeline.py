@@ -13,7 +13,7 @@ from edgedeploy.board import BoardFacts, open_board
 from edgedeploy.build import Built, Failure
 from edgedeploy.compress import FineTune, training
 from edgedeploy.errors import EdgeDeployError, ExitCode, PlanError
-from edgedeploy.lab import Visit, Visited, measurement, run_over, visit
+from edgedeploy.lab import Visit, Visited, measurement, run_over, visit, worst_exit_code
 from edgedeploy.progress import SILENT, Progress
 from edgedeploy.project import Project
 from edgedeploy.records import Choice, Device, Report, Variant
@@ -36,12 +36,12 @@ class Run:
     @property
     def exit_code(self) -> ExitCode:
         """The worst that happened: what a retry cannot mend, then what it may, then a device without a winner."""
-        codes = {visited.error.exit_code for visited in self.visits if visited.error is not None}
+        codes = {worst_exit_code(self.visits)}
         if self.built.failures:
             codes.add(ExitCode.FAILED)
         if not all(choice.winner for choice in self.choices):
             codes.add(ExitCode.NOTHING_QUALIFIES)
-        return max(codes, default=ExitCode.DONE)
+        return max(codes)
 
 
 def run(project: Project, progress: Progress = SILENT, mode: str | None = None, *, afresh: bool = False) -> Run:

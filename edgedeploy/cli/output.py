@@ -25,7 +25,7 @@ from edgedeploy.cli.words import (
     signed,
     tensors_text,
 )
-from edgedeploy.errors import ExitCode
+from edgedeploy.lab import worst_exit_code
 from edgedeploy.records import Choice, Outcome, Report, Variant
 
 if TYPE_CHECKING:
@@ -114,9 +114,10 @@ def pushed(visits: Sequence[Visited[Visit]], *, dry_run: bool, as_json: bool) ->
     """What went to each board; returns the exit code."""
     if as_json:
         print_json([_push_record(visited) for visited in visits])
-        return _exit_code(visits)
+        return worst_exit_code(visits)
     for visited in visits:
-        if visited.value is not None and (result := visited.value.push) is not None:
+        if visited.value is not None:
+            result = visited.value.push
             will = "would send" if dry_run else "sent"
             rate = (
                 f" at {bytes_text(result.bytes_sent / result.seconds)}/s" if result.bytes_sent and not dry_run else ""
@@ -133,7 +134,7 @@ def pushed(visits: Sequence[Visited[Visit]], *, dry_run: bool, as_json: bool) ->
 def _push_record(visited: Visited[Visit]) -> dict[str, Any]:
     visit = visited.value
     record: dict[str, Any] = {"device": visited.device, "error": str(visited.error) if visited.error else None}
-    if visit is not None and visit.push is not None:
+    if visit is not None:
         record |= {"variants": visit.variants, **asdict(visit.push)}
     return record
 
@@ -211,7 +212,7 @@ def ran(run: Run, *, as_json: bool) -> None:
     for visited in run.visits:
         if visited.value is not None:
             visit = visited.value
-            sent = f"{len(visit.push.sent)} objects sent ({bytes_text(visit.push.bytes_sent)})" if visit.push else ""
+            sent = f"{len(visit.push.sent)} objects sent ({bytes_text(visit.push.bytes_sent)})"
             out.print(_report_table(f"{visit.device}: {sent}, {len(visit.measured)} measured", visit.reports, by_name))
             _print_reasons(visit.reports)
     for choice in run.choices:
@@ -234,7 +235,7 @@ def listed(fleet: Fleet, probed: Sequence[Visited[BoardFacts]], *, as_json: bool
                 for device in fleet.devices
             ]
         )
-        return _exit_code(probed)
+        return worst_exit_code(probed)
     table = Table("device", "profile", "kind", "address", "answers" if probed else "tags", box=None, pad_edge=False)
     for device in fleet.devices:
         last = ", ".join(device.tags)
@@ -362,9 +363,4 @@ def _print_errors(visits: Sequence[Visited[Any]]) -> int:
     for visited in visits:
         if visited.error is not None:
             print(f"edgedeploy: {visited.error}", file=sys.stderr)
-    return _exit_code(visits)
-
-
-def _exit_code(visits: Sequence[Visited[Any]]) -> int:
-    codes = {visited.error.exit_code for visited in visits if visited.error is not None}
-    return max(codes, default=ExitCode.DONE)
+    return worst_exit_code(visits)

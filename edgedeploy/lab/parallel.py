@@ -8,9 +8,9 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
-from edgedeploy.errors import EdgeDeployError
+from edgedeploy.errors import EdgeDeployError, ExitCode
 from edgedeploy.records import Device
 from edgedeploy.transport.interruption import interrupt_on
 
@@ -29,6 +29,11 @@ class Visited(Generic[T]):
     device: str
     value: T | None
     error: EdgeDeployError | None
+
+
+def worst_exit_code(visits: Iterable[Visited[Any]]) -> ExitCode:
+    """What visits come to for whoever called: what a retry cannot mend outweighs what it may; done without errors."""
+    return max((visited.error.exit_code for visited in visits if visited.error is not None), default=ExitCode.DONE)
 
 
 def run_over(devices: Sequence[Device], action: Callable[[Device], T], *, workers: int = WORKERS) -> list[Visited[T]]:

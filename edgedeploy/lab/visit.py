@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from edgedeploy.board import PushResult, open_board, push
@@ -19,7 +19,7 @@ class Visit:
 
     device: str
     variants: tuple[str, ...]
-    push: PushResult | None
+    push: PushResult
     reports: tuple[Report, ...]
     measured: tuple[str, ...] = ()
 
@@ -54,7 +54,8 @@ def visit(
     kind = project.profile(device)
     runnable = [variant for variant in variants if kind.can_run(variant.target)]
     names = tuple(variant.name for variant in runnable)
-    wanted = _unmeasured(project, device, runnable, measure) if measure else []
+    latest = project.latest_reports(device)
+    wanted = _unmeasured(runnable, latest, measure) if measure else []
     with open_board(device, kind, project.folder) as board:
         progress.step(f"push to {device.name}")
         artifacts = {
@@ -72,18 +73,18 @@ def visit(
             progress.step(f"profile {len(wanted)} variants on {device.name} ({measure.mode.name})")
             for report in profile(board, device, kind, wanted, mode=measure.mode, threads=measure.threads):
                 project.store.save_report(report)
-    latest = project.latest_reports(device)
+                latest[report.variant_id] = report
     reports = tuple(latest[variant.id] for variant in runnable if variant.id in latest)
     return Visit(device.name, names, pushed, reports, tuple(variant.name for variant in wanted))
 
 
-def _unmeasured(project: Project, device: Device, variants: Sequence[Variant], measure: Measurement) -> list[Variant]:
+def _unmeasured(variants: Sequence[Variant], latest: Mapping[str, Report], measure: Measurement) -> list[Variant]:
     if measure.afresh:
         return list(variants)
     agent = agent_bundle()[1]
     same = {
         variant_id
-        for variant_id, report in project.latest_reports(device).items()
+        for variant_id, report in latest.items()
         if report.agent_sha256 == agent
         and (report.conditions.mode, report.conditions.threads) == (measure.mode.name, measure.threads)
     }

@@ -13,13 +13,11 @@ from .energy import Sampler, Steady, energy_per_inference
 from .objects import Refused, object_path, verify
 from .power import open_source
 from .runtimes import RUNTIMES
-from .schema import MAX_RUNS, MalformedDocument, check_contract
+from .schema import MAX_CONTRACT_BYTES, MAX_RUNS, MalformedDocument, check_contract
 
 if TYPE_CHECKING:
     from .children import Children
     from .energy import Window
-
-_MAX_CONTRACT_BYTES = 1 << 20
 
 
 class Candidate:
@@ -173,7 +171,7 @@ def _check_variants(candidates: list[Candidate]) -> None:
         if variant["format"] not in RUNTIMES:
             continue
         try:
-            contract = read_json(candidate.specification["contract"], _MAX_CONTRACT_BYTES)
+            contract = read_json(candidate.specification["contract"], MAX_CONTRACT_BYTES)
         except ValueError as error:
             raise MalformedDocument(f"the contract {variant['contract']} cannot be read: {error}") from error
         check_contract(contract)

@@ -32,6 +32,7 @@ OUTCOMES = ("ok", "unsupported", "out_of_memory", "timeout", "crashed", "mismatc
 ERROR_KINDS = ("locked", "bad_job", "io", "no_runtime")
 FORMATS = ("onnx", "tflite")
 MAX_OBJECT_BYTES = 1 << 36
+MAX_CONTRACT_BYTES = 1 << 20
 # A steady phase ends here even when its seconds are not over, so that a report fits into a small board's memory.
 MAX_RUNS = 1_000_000
 

@@ -15,6 +15,7 @@ from .documents import read_json, write_json
 from .failures import RuntimeUnavailable, UnsupportedModel
 from .fields import read_text
 from .runtimes import RUNTIMES, import_runtime, open_model
+from .schema import MAX_CONTRACT_BYTES
 from .steady import steady, warm_up
 from .tensors import static_batch
 
@@ -23,7 +24,6 @@ if TYPE_CHECKING:
 
 _PR_SET_PDEATHSIG = 1
 _MEMORY_RUNS = 10
-_MAX_CONTRACT_BYTES = 1 << 20
 
 
 def main(arguments: list[str]) -> int:
@@ -132,7 +132,7 @@ def _open(specification: dict[str, Any]) -> tuple[Model, dict[str, Any]]:
 
 
 def _contract(specification: dict[str, Any]) -> dict[str, Any]:
-    contract: dict[str, Any] = read_json(specification["contract"], _MAX_CONTRACT_BYTES)
+    contract: dict[str, Any] = read_json(specification["contract"], MAX_CONTRACT_BYTES)
     return contract
 
 

@@ -18,17 +18,6 @@ from tests.on_device.virtual_board import VirtualBoard, oldest_python, profile, 
 LONG = {"min_seconds": 60.0, "repetitions": 1}
 
 
-@pytest.fixture
-def board(tmp_path: Path) -> VirtualBoard:
-    return VirtualBoard(tmp_path / "root")
-
-
-@pytest.fixture
-def variant(board: VirtualBoard, tmp_path: Path) -> dict[str, Any]:
-    model = models.onnx_matmul()
-    return board.variant(model, models.ONNX, models.probe_of(model, models.ONNX, tmp_path))
-
-
 def measured(board: VirtualBoard, *variants: dict[str, Any], **more: Any) -> list[dict[str, Any]]:
     (result,) = board.run(profile(*variants, **more))
     found: list[dict[str, Any]] = result["variants"]

@@ -6,27 +6,14 @@ import signal
 import subprocess
 import sys
 import time
-from pathlib import Path
 from typing import Any
 
 import psutil
 import pytest
 
-from tests.on_device import models
 from tests.on_device.virtual_board import VirtualBoard, profile
 
 LONG = {"min_seconds": 60.0, "repetitions": 1}
-
-
-@pytest.fixture
-def board(tmp_path: Path) -> VirtualBoard:
-    return VirtualBoard(tmp_path / "root")
-
-
-@pytest.fixture
-def variant(board: VirtualBoard, tmp_path: Path) -> dict[str, Any]:
-    model = models.onnx_matmul()
-    return board.variant(model, models.ONNX, models.probe_of(model, models.ONNX, tmp_path))
 
 
 def worker_of(agent: subprocess.Popen[bytes], deadline_s: float = 30.0) -> psutil.Process:
