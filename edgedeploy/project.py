@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 
 from edgedeploy.compress import PASSES
 from edgedeploy.errors import PlanError
-from edgedeploy.plan import Fleet, Plan, did_you_mean, load_fleet, load_plan
+from edgedeploy.plan import FLEET_FILE, Fleet, Plan, did_you_mean, in_forms, load_fleet, load_plan
 from edgedeploy.records import Device, DeviceProfile, Recipe, Report, Variant
 from edgedeploy.store import Store
 
@@ -23,8 +24,11 @@ class Project:
 
     @cached_property
     def plan(self) -> Plan:
-        """The project's edgedeploy.toml."""
-        return load_plan(self.folder, PASSES)
+        """The project's edgedeploy.toml, its int8 files in the forms that the boards of fleet.toml want."""
+        plan = load_plan(self.folder, PASSES)
+        if not (self.folder / FLEET_FILE).exists():
+            return plan
+        return replace(plan, recipes=in_forms(plan.recipes, self.fleet))
 
     @cached_property
     def fleet(self) -> Fleet:

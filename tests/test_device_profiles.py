@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from edgedeploy.plan import load_profiles
-from edgedeploy.records import Format, Precision, Target
+from edgedeploy.records import Format, Int8Form, Precision, Target
 
 FOLDER = Path(__file__).parents[1] / "device_profiles"
 FILES = sorted(FOLDER.glob("*.toml"))
@@ -34,9 +34,20 @@ def test_the_promised_kinds_of_board_are_shipped() -> None:
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
-def test_a_profile_runs_both_formats_in_every_precision(path: Path) -> None:
+def test_a_profile_runs_both_formats_in_the_common_precisions(path: Path) -> None:
     profile = load_profiles()[path.stem]
-    assert all(profile.can_run(Target(f, p)) for f in Format for p in Precision)
+    common = [p for p in Precision if p not in (Precision.W4, Precision.INT16X8)]
+    assert all(profile.can_run(Target(f, p)) for f in Format for p in common)
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
+def test_a_profile_knows_which_form_of_int8_suits_its_cores(path: Path) -> None:
+    profile = load_profiles()[path.stem]
+    forms = {Int8Form.U8S8, Int8Form.U8U8} if profile.arch == "x86_64" else {Int8Form.S8S8}
+    assert set(profile.int8_forms(Format.ONNX)) == forms
+    assert profile.int8_forms(Format.TFLITE) == ()
+    wanted = [f for f in Int8Form if profile.can_run(Target(Format.ONNX, Precision.INT8, f))]
+    assert set(wanted) == forms
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)

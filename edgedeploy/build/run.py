@@ -109,8 +109,9 @@ def _build_one(
 ) -> Variant:
     with tempfile.TemporaryDirectory(dir=workspace) as name:
         folder = Path(name)
-        exported = export.export(model, request.target, task, folder)
-        parity = export.check_parity(model, exported, request.target, task)
+        source_file = export.convert(model, request.target.format, task, folder)
+        exported = export.quantise(source_file, request.target, task, folder)
+        parity = export.check_parity(exported, request.target, task)
         quality = evaluate(exported.path, exported.contract, task, "test").quality
         loss = drop(source, evaluate(exported.path, exported.contract, task, "selection"))
         contract = folder / "contract.json"
@@ -132,6 +133,7 @@ def _build_one(
             parameters=sum(parameter.numel() for parameter in model.parameters()),
             zipped_bytes=len(zlib.compress(exported.path.read_bytes(), 9)),
             notes=exported.notes,
+            operators=exported.operators,
         )
     store.save_variant(variant)
     return variant

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import tempfile
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -14,17 +16,31 @@ from edgedeploy.export import onnx, tflite
 from edgedeploy.export.contract import build_contract
 from edgedeploy.export.parity import EXAMPLES, compare
 from edgedeploy.export.probe import write_probe
+from edgedeploy.export.shared import Written
 from edgedeploy.exported_file import run_once_apart
-from edgedeploy.records import Format, Parity, Precision, Target
+from edgedeploy.records import Format, OperatorUse, Parity, Precision, Target
 from edgedeploy.task import Arrays, Task, predict
 
 if TYPE_CHECKING:
     from torch import nn
 
-__all__ = ["EXPORTERS", "VERSION", "Exported", "Exporter", "check_parity", "export", "tools"]
+__all__ = [
+    "EXPORTERS",
+    "VERSION",
+    "Exported",
+    "Exporter",
+    "FloatFile",
+    "Written",
+    "check_parity",
+    "convert",
+    "export",
+    "layers",
+    "quantise",
+    "tools",
+]
 
 # Raise it whenever the same net and the same tools would give another file, contract or probe.
-VERSION = 1
+VERSION = 2
 
 
 class Exporter(Protocol):
@@ -33,8 +49,14 @@ class Exporter(Protocol):
     def tools(self, precision: Precision) -> tuple[str, ...]:
         """Distributions whose version can change the file or what is measured of it on the host."""
 
-    def write(self, model: nn.Module, precision: Precision, task: Task, path: Path) -> tuple[str, ...]:
-        """Write the net to `path`; return notes, such as what stayed in float. Raises ExportError."""
+    def convert(self, model: nn.Module, task: Task, path: Path) -> None:
+        """Write the net in float32 to `path`, names included, so that layers can be told apart. Raises ExportError."""
+
+    def layers(self, source: Path) -> tuple[str, ...]:
+        """The layers of a converted file that hold weights, in its order, by their path in the net."""
+
+    def quantise(self, source: Path, target: Target, task: Task, path: Path, keep_float: Collection[str]) -> Written:
+        """Write a converted file to `path` as `target` says, but for the layers `keep_float`. Raises ExportError."""
 
     def describe(self, path: Path) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
         """The file's inputs and outputs in the order of the net's: name, shape, type, scale, zero_point."""
@@ -46,14 +68,32 @@ EXPORTERS: dict[Format, Exporter] = {
 }
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
+class FloatFile:
+    """A net in one format and float32, from which every precision is made.
+
+    `path` still has the names that the exported files lack. `reference` is what the source net gives for the first
+    examples of the selection split, one array per output.
+    """
+
+    path: Path
+    format: Format
+    reference: Arrays
+
+
+@dataclass(frozen=True, slots=True, eq=False)
 class Exported:
-    """A file and what travels with it: its contract as a JSON document, and its probe, an .npz."""
+    """A file and what travels with it: its contract as a JSON document, and its probe, an .npz.
+
+    `reference` is that of the FloatFile it was made from.
+    """
 
     path: Path
     contract: dict[str, Any]
     probe_path: Path
     notes: tuple[str, ...]
+    operators: tuple[OperatorUse, ...]
+    reference: Arrays
 
 
 def tools(target: Target) -> tuple[str, ...]:
@@ -61,30 +101,50 @@ def tools(target: Target) -> tuple[str, ...]:
     return EXPORTERS[target.format].tools(target.precision)
 
 
-def export(model: nn.Module, target: Target, task: Task, folder: Path) -> Exported:
-    """Write `model` as `target` into `folder`; the net itself is left as it is.
+def convert(model: nn.Module, file_format: Format, task: Task, folder: Path) -> FloatFile:
+    """Write `model` in float32 into `folder`, once for all precisions; the net itself is left as it is.
 
     Raises ExportError, in one sentence: an operator the format lacks, control flow that depends on values, a
-    frozen batch axis, a net that is not float32 or gives NaN, a file that its own runtime refuses.
+    frozen batch axis, a net that is not float32 or gives NaN.
     """
     net = copy.deepcopy(model).cpu().eval()
     _check_types(net, task)
     reference = _reference(net, task)
+    path = folder / f"float.{file_format}"
+    EXPORTERS[file_format].convert(net, task, path)
+    return FloatFile(path, file_format, reference)
+
+
+def layers(source: FloatFile) -> tuple[str, ...]:
+    """The layers that hold weights, which `quantise` can keep in float."""
+    return EXPORTERS[source.format].layers(source.path)
+
+
+def quantise(source: FloatFile, target: Target, task: Task, folder: Path, keep_float: Collection[str] = ()) -> Exported:
+    """Write a converted net into `folder` as `target` says, all layers but those of `keep_float`.
+
+    Raises ExportError where the precision cannot be had, or the file's own runtime refuses it.
+    """
     exporter = EXPORTERS[target.format]
     path = folder / f"model.{target.format}"
-    notes = exporter.write(net, target.precision, task, path)
+    written = exporter.quantise(source.path, target, task, path, keep_float)
     inputs, outputs = exporter.describe(path)
-    contract = build_contract(target, inputs, outputs, task, reference)
+    contract = build_contract(target, inputs, outputs, task, source.reference)
     run_once_apart(path, contract)
     probe_path = folder / "probe.npz"
     write_probe(path, contract, task, probe_path)
-    return Exported(path, contract, probe_path, notes)
+    return Exported(path, contract, probe_path, written.notes, written.operators, source.reference)
 
 
-def check_parity(model: nn.Module, exported: Exported, target: Target, task: Task) -> Parity:
-    """Compare the file with its source on the first examples of the selection split. Raises ParityError."""
-    net = copy.deepcopy(model).cpu().eval()
-    return compare(exported.path, exported.contract, target, task, _reference(net, task))
+def export(model: nn.Module, target: Target, task: Task, folder: Path) -> Exported:
+    """Both steps for one file: see `convert` and `quantise`."""
+    with tempfile.TemporaryDirectory(dir=folder) as name:
+        return quantise(convert(model, target.format, task, Path(name)), target, task, folder)
+
+
+def check_parity(exported: Exported, target: Target, task: Task) -> Parity:
+    """Compare the file with what its source gave for the same examples. Raises ParityError."""
+    return compare(exported.path, exported.contract, target, task, exported.reference)
 
 
 def _check_types(model: nn.Module, task: Task) -> None:

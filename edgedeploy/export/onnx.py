@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Collection
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from edgedeploy.errors import ExportError
+from edgedeploy.export import onnx_int8
 from edgedeploy.export.capture import CONVERTER_ERRORS, capture, explain, sample
-from edgedeploy.export.onnx_int8 import quantise
-from edgedeploy.export.shared import size_note, tensor_names
+from edgedeploy.export.shared import Written, size_note, tensor_names
 from edgedeploy.quiet import quiet
-from edgedeploy.records import Precision
+from edgedeploy.records import Precision, Target
 from edgedeploy.task import Task
 
 if TYPE_CHECKING:
@@ -29,17 +30,27 @@ def tools(precision: Precision) -> tuple[str, ...]:  # noqa: ARG001  every preci
     return ("onnx", "onnx-ir", "onnxruntime", "onnxscript", "onnxslim", "torch")
 
 
-def write(model: nn.Module, precision: Precision, task: Task, path: Path) -> tuple[str, ...]:
-    """Write the net to `path` and return what is worth knowing about the file. Raises ExportError."""
+def convert(model: nn.Module, task: Task, path: Path) -> None:
+    """Write the net in float32 to `path`, names included. Raises ExportError."""
+    path.write_bytes(_convert(model, task).SerializeToString(deterministic=True))
+
+
+def layers(source: Path) -> tuple[str, ...]:
+    """The layers of a converted file that hold weights, in its order."""
+    raise NotImplementedError(source)
+
+
+def quantise(source: Path, target: Target, task: Task, path: Path, keep_float: Collection[str]) -> Written:  # noqa: ARG001
+    """Write a converted file to `path` as `target` says, but for the layers `keep_float`. Raises ExportError."""
     import onnx
 
-    proto = _convert(model, task)
+    proto = onnx.load(source)
     notes: tuple[str, ...] = ()
-    if precision is Precision.FP16:
+    if target.precision is Precision.FP16:
         proto = _strip(_halve(proto))
-    elif precision is Precision.INT8:
+    elif target.precision is Precision.INT8:
         with tempfile.TemporaryDirectory(dir=path.parent) as folder:
-            quantised, notes = quantise(proto, task, Path(folder))
+            quantised, notes = onnx_int8.quantise(proto, task, Path(folder))
         float_bytes = _strip(proto).ByteSize()
         proto = _strip(quantised)
         notes += size_note(proto.ByteSize(), float_bytes)
@@ -50,7 +61,7 @@ def write(model: nn.Module, precision: Precision, task: Task, path: Path) -> tup
     except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
         raise ExportError(f"the exporter wrote an invalid ONNX graph: {str(error).splitlines()[0]}") from error
     path.write_bytes(proto.SerializeToString(deterministic=True))
-    return notes
+    return Written(notes)
 
 
 def describe(path: Path) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:

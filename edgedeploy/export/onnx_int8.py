@@ -10,6 +10,7 @@ from edgedeploy.errors import ExportError
 from edgedeploy.export.capture import CONVERTER_ERRORS
 from edgedeploy.export.shared import calibration_examples, tensor_names
 from edgedeploy.quiet import quiet
+from edgedeploy.records import Calibration
 from edgedeploy.task import Task
 
 if TYPE_CHECKING:
@@ -72,7 +73,7 @@ def _quantise_static(source: Path, result: Path, task: Task) -> None:
         """Hands out the examples of the calibration split, one by one."""
 
         def __init__(self) -> None:
-            self._examples = iter(calibration_examples(task))
+            self._examples = iter(calibration_examples(task, Calibration()))
 
         def get_next(self) -> dict[str, np.ndarray] | None:
             example = next(self._examples, None)

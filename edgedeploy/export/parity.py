@@ -16,20 +16,33 @@ from edgedeploy.task import Arrays, Task
 
 EXAMPLES = 64
 
+# Measured 3e-3 to 5e-2 in eight bits, up to .15 in four. A wrong scale, order or layout gives 1 or more. Whether the
+# loss in between can be borne is for the metric to say: these limits only tell a coarse file from a broken one.
+_COARSE = 0.2
+_COARSER = 0.4
+
 TOLERANCE = {
     # Another order of summation: measured 1e-7 on small nets; a hundred layers deep it stays under 1e-4.
     Precision.FP32: 1e-4,
     # A half has 11 bits: 5e-4 a rounding; measured 4e-4, and depth adds up.
     Precision.FP16: 1e-2,
-    # Measured 3e-3 to 5e-2. A wrong scale, order or layout gives 1 or more. Whether the loss in between can be
-    # borne is for the metric to say: this limit only tells a coarse file from a broken one.
-    Precision.INT8: 0.2,
+    Precision.W8: _COARSE,
+    Precision.W4: _COARSER,
+    Precision.INT8_DYNAMIC: _COARSE,
+    Precision.INT8: _COARSE,
+    Precision.INT16X8: _COARSE,
 }
 
+_CALIBRATE = "look whether the calibration split covers the range of the inputs, or take fp16"
+_FINER = "take a precision with more bits"
 _MEND = {
     Precision.FP32: "look for what depends on the other examples of a batch, on chance, or on earlier calls",
     Precision.FP16: "look for values beyond 65504, or take fp32",
-    Precision.INT8: "look whether the calibration split covers the range of the inputs, or take fp16",
+    Precision.W8: _FINER,
+    Precision.W4: _FINER,
+    Precision.INT8_DYNAMIC: _FINER,
+    Precision.INT8: _CALIBRATE,
+    Precision.INT16X8: _CALIBRATE,
 }
 
 

@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 
+from edgedeploy.records import Calibration, OperatorUse
 from edgedeploy.task import Arrays, Task
 
-# Ranges settle early (Krishnamoorthi, arXiv:1806.08342, finds 100 batches enough), and every tensor of an
-# unrolled recurrent net is read back for each example.
-_CALIBRATION_EXAMPLES = 128
+
+@dataclass(frozen=True, slots=True)
+class Written:
+    """What is worth knowing about a file that was just written: notes for the user, and what its operators became."""
+
+    notes: tuple[str, ...] = ()
+    operators: tuple[OperatorUse, ...] = ()
 
 
 def tensor_names(kind: str, count: int) -> list[str]:
@@ -16,10 +23,10 @@ def tensor_names(kind: str, count: int) -> list[str]:
     return [kind] if count == 1 else [f"{kind}_{index}" for index in range(count)]
 
 
-def calibration_examples(task: Task) -> list[Arrays]:
-    """Up to 128 examples of the calibration split, evenly spread, each with a batch axis of one."""
+def calibration_examples(task: Task, calibration: Calibration) -> list[Arrays]:
+    """As many examples of the calibration split as asked for, evenly spread, each with a batch axis of one."""
     total = len(task.calibration)
-    chosen = np.unique(np.linspace(0, total - 1, min(total, _CALIBRATION_EXAMPLES)).astype(int))
+    chosen = np.unique(np.linspace(0, total - 1, min(total, calibration.examples)).astype(int))
     return [tuple(array[i : i + 1] for array in task.calibration.inputs) for i in chosen]
 
 

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import tempfile
+from collections.abc import Collection
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edgedeploy.errors import ExportError
 from edgedeploy.export.capture import CONVERTER_ERRORS, capture, explain, sample
 from edgedeploy.export.flatbuffer import tidy
-from edgedeploy.export.shared import size_note
+from edgedeploy.export.shared import Written, size_note
 from edgedeploy.export.tflite_quantise import to_fp16, to_int8
 from edgedeploy.quiet import quiet
-from edgedeploy.records import Precision
+from edgedeploy.records import Precision, Target
 from edgedeploy.task import Task
 
 if TYPE_CHECKING:
@@ -25,21 +25,28 @@ def tools(precision: Precision) -> tuple[str, ...]:
     return ("ai-edge-litert", "litert-converter", "litert-torch", "torch", *quantiser)
 
 
-def write(model: nn.Module, precision: Precision, task: Task, path: Path) -> tuple[str, ...]:
-    """Write the net to `path`, one example at a time, and return what is worth knowing. Raises ExportError."""
+def convert(model: nn.Module, task: Task, path: Path) -> None:
+    """Write the net in float32 to `path`, one example at a time, names included. Raises ExportError."""
+    _convert(model, task, path)
+
+
+def layers(source: Path) -> tuple[str, ...]:
+    """The layers of a converted file that hold weights, in its order."""
+    raise NotImplementedError(source)
+
+
+def quantise(source: Path, target: Target, task: Task, path: Path, keep_float: Collection[str]) -> Written:  # noqa: ARG001
+    """Write a converted file to `path` as `target` says, but for the layers `keep_float`. Raises ExportError."""
     notes: tuple[str, ...] = ()
-    with tempfile.TemporaryDirectory(dir=path.parent) as folder:
-        source = Path(folder) / "float.tflite"
-        _convert(model, task, source)
-        content = tidy(source.read_bytes())
-        if precision is Precision.FP16:
-            content = tidy(to_fp16(source))
-        elif precision is Precision.INT8:
-            quantised, notes = to_int8(source, task)
-            float_bytes, content = len(content), tidy(quantised)
-            notes += size_note(len(content), float_bytes)
+    content = tidy(source.read_bytes())
+    if target.precision is Precision.FP16:
+        content = tidy(to_fp16(source))
+    elif target.precision is Precision.INT8:
+        quantised, notes = to_int8(source, task)
+        float_bytes, content = len(content), tidy(quantised)
+        notes += size_note(len(content), float_bytes)
     path.write_bytes(content)
-    return notes
+    return Written(notes)
 
 
 def describe(path: Path) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:

@@ -12,6 +12,7 @@ from edgedeploy.errors import ExportError
 from edgedeploy.export.capture import CONVERTER_ERRORS
 from edgedeploy.export.shared import calibration_examples
 from edgedeploy.quiet import quiet
+from edgedeploy.records import Calibration
 from edgedeploy.task import Task
 
 # Their variances and reciprocal roots span too many decades for eight bits: kept in float, a Transformer encoder
@@ -92,7 +93,7 @@ def _calibrate(source: Path, wanted: Any, task: Task) -> Any:
     kinds = {np.dtype(np.int64): np.int32, np.dtype(np.float64): np.float32}  # the file has no 64-bit inputs
     examples = [
         {name: array.astype(kinds.get(array.dtype, array.dtype)) for name, array in zip(names, example, strict=True)}
-        for example in calibration_examples(task)
+        for example in calibration_examples(task, Calibration())
     ]
     # The default is a moving average of the ranges, which cuts off every outlier: eight times the error on a GRU.
     calibrator = Calibrator(str(source), num_threads=1, qsv_update_func=min_max_update)

@@ -31,7 +31,15 @@ from edgedeploy.statistics import median_interval, percentile
 
 # How far a board's outputs may stray from the host's, relative to the range of the host's outputs: other
 # instruction sets round otherwise, and in int8 one step of the last layer is already 1/255.
-OUTPUT_TOLERANCE = {Precision.FP32: 1e-3, Precision.FP16: 2e-2, Precision.INT8: 5e-2}
+OUTPUT_TOLERANCE = {
+    Precision.FP32: 1e-3,
+    Precision.FP16: 2e-2,
+    Precision.W8: 1e-3,
+    Precision.W4: 1e-3,
+    Precision.INT8_DYNAMIC: 5e-2,
+    Precision.INT8: 5e-2,
+    Precision.INT16X8: 1e-2,
+}
 
 CHILD_TIMEOUT_S = 300.0
 FACTS_TIMEOUT_S = 300.0

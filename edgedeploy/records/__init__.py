@@ -1,8 +1,18 @@
 """The nouns of edgedeploy, in the standard library alone: whoever merely reads records needs nothing else."""
 
-from edgedeploy.records.asked import Format, Pass, PassSettings, Precision, Recipe, Target
-from edgedeploy.records.boards import CpuCluster, Device, DeviceProfile, Limits, RuntimeSupport
-from edgedeploy.records.built import Artifact, Drop, Parity, Quality, Variant
+from edgedeploy.records.asked import (
+    Calibration,
+    CalibrationMethod,
+    Format,
+    Int8Form,
+    Pass,
+    PassSettings,
+    Precision,
+    Recipe,
+    Target,
+)
+from edgedeploy.records.boards import CpuCluster, Device, DeviceProfile, Int8Preference, Limits, RuntimeSupport
+from edgedeploy.records.built import Artifact, Drop, LayerSensitivity, OperatorUse, Parity, Quality, Variant
 from edgedeploy.records.chosen import Choice, Rejection
 from edgedeploy.records.measured import (
     Conditions,
@@ -19,6 +29,8 @@ from edgedeploy.records.measured import (
 
 __all__ = [
     "Artifact",
+    "Calibration",
+    "CalibrationMethod",
     "Choice",
     "Conditions",
     "CpuCluster",
@@ -27,10 +39,14 @@ __all__ = [
     "Drop",
     "Energy",
     "Format",
+    "Int8Form",
+    "Int8Preference",
     "Latency",
+    "LayerSensitivity",
     "Limits",
     "Memory",
     "Metrics",
+    "OperatorUse",
     "Outcome",
     "Parity",
     "Pass",

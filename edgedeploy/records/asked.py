@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
 
 if TYPE_CHECKING:
     from torch import nn
@@ -21,11 +21,53 @@ class Format(StrEnum):
 
 
 class Precision(StrEnum):
-    """The arithmetic a variant was exported for."""
+    """What a variant's weights and arithmetic were made, in one vocabulary for both formats.
+
+    W8 and W4 are integer weights in float arithmetic. INT8_DYNAMIC takes the ranges of activations anew at each
+    inference, INT8 and INT16X8 (16-bit activations, 8-bit weights) from the calibration split.
+    """
 
     FP32 = "fp32"
     FP16 = "fp16"
+    W8 = "w8"
+    W4 = "w4"
+    INT8_DYNAMIC = "int8-dynamic"
     INT8 = "int8"
+    INT16X8 = "int16x8"
+
+    @property
+    def calibrated(self) -> bool:
+        """Whether the ranges of activations are taken from examples."""
+        return self in (Precision.INT8, Precision.INT16X8)
+
+
+class Int8Form(StrEnum):
+    """How a static int8 file encodes activations, then weights: unsigned or signed, with a zero point or symmetric.
+
+    Weights are symmetric and per output channel, but for U8U8, whose weights have a zero point. S8S8_SYMMETRIC has
+    no zero point at all. TFLite knows one form alone, signed with a zero point.
+    """
+
+    U8S8 = "u8s8"
+    U8U8 = "u8u8"
+    S8S8 = "s8s8"
+    S8S8_SYMMETRIC = "s8s8-symmetric"
+
+
+CalibrationMethod = Literal["minmax", "percentile", "mse", "entropy"]
+
+
+@dataclass(frozen=True, slots=True)
+class Calibration:
+    """How the ranges of activations are taken from examples of the calibration split.
+
+    "minmax" keeps all that was seen, "percentile" cuts off the rest, "mse" takes the range with the least squared
+    error, "entropy" that with the least divergence.
+    """
+
+    method: CalibrationMethod = "minmax"
+    percentile: float = 99.99
+    examples: int = 128
 
 
 class Pass(Protocol):
@@ -46,22 +88,33 @@ class Pass(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """One file to export: its format and its precision."""
+    """One file to export.
+
+    `form` is None where the precision has no choice of forms, or to leave it to the exporter. `calibration` is
+    None where no range is taken from examples, or for the default one.
+    """
 
     format: Format
     precision: Precision
+    form: Int8Form | None = None
+    calibration: Calibration | None = None
 
     def __str__(self) -> str:
-        return f"{self.format}-{self.precision}"
+        return f"{self.format}-{self.precision}" + (f"-{self.form}" if self.form else "")
 
 
 @dataclass(frozen=True, slots=True)
 class Recipe:
-    """Ordered passes and the targets to export afterwards."""
+    """Ordered passes and the targets to export afterwards.
+
+    `max_drop` is what a quantised file may lose of the metric at most, at the upper bound of its interval; layers
+    go back to float until it does. None leaves a file as it comes out.
+    """
 
     name: str
     passes: tuple[Pass, ...]
     targets: tuple[Target, ...]
+    max_drop: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from edgedeploy.records.asked import Format, Precision, Target
+from edgedeploy.records.asked import Format, Int8Form, Precision, Target
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,12 +17,24 @@ class CpuCluster:
 
 
 @dataclass(frozen=True, slots=True)
+class Int8Preference:
+    """The form of static int8 that a runtime computes best on cores that have all features of `isa`."""
+
+    form: Int8Form
+    isa: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class RuntimeSupport:
-    """An inference runtime that a kind of board can run, and the formats and precisions it takes there."""
+    """An inference runtime that a kind of board can run, and the formats and precisions it takes there.
+
+    `int8` is in order of preference and empty where the format leaves no choice.
+    """
 
     name: str
     format: Format
     precisions: tuple[Precision, ...]
+    int8: tuple[Int8Preference, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,8 +72,23 @@ class DeviceProfile:
     max_temperature_c: float | None = None
     limits: Limits = field(default_factory=Limits)
 
+    def int8_forms(self, file_format: Format) -> tuple[Int8Form, ...]:
+        """The forms of static int8 to make for this kind of board; empty where the format leaves no choice.
+
+        One for each runtime where `isa` says what the cores have; where it says nothing, all that they may want.
+        """
+        forms: dict[Int8Form, None] = {}
+        for runtime in self.runtimes:
+            if runtime.format == file_format:
+                fitting = [p.form for p in runtime.int8 if not self.isa or set(p.isa) <= set(self.isa)]
+                forms |= dict.fromkeys(fitting[:1] if self.isa else fitting)
+        return tuple(forms)
+
     def can_run(self, target: Target) -> bool:
-        """Whether some runtime of this kind of board takes the target's format and precision."""
+        """Whether some runtime of this kind of board takes the target's format and precision, in a form it wants."""
+        forms = self.int8_forms(target.format)
+        if target.form is not None and forms and target.form not in forms:
+            return False
         return any(r.format == target.format and target.precision in r.precisions for r in self.runtimes)
 
 

@@ -57,11 +57,41 @@ class Drop:
 
 
 @dataclass(frozen=True, slots=True)
+class OperatorUse:
+    """What the operators of one type really compute in, read back from the exported file.
+
+    `arithmetic` is "fp32", "fp16", "int8", ...; `weights` is what their weights are stored in, None where they have
+    none; `why` says what kept them from integers where those were asked for, and is empty elsewhere.
+    """
+
+    operator: str
+    count: int
+    arithmetic: str
+    weights: str | None = None
+    why: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class LayerSensitivity:
+    """What one layer alone gives back when it stays in float, against the file with all layers quantised.
+
+    `drop_recovered` is in the metric, `error_recovered` in relative RMS error of the outputs; `latency_cost_us` is
+    what it costs an inference on the host, which only sets the order in which layers are tried.
+    """
+
+    layer: str
+    drop_recovered: float
+    error_recovered: float
+    latency_cost_us: float
+
+
+@dataclass(frozen=True, slots=True)
 class Variant:
     """One exported file and what is known about it before any board has seen it.
 
     `id` hashes the question (task digest, passes with versions, target, tool versions); `artifact` is the
-    answer. `name` is a label, unique within a plan; no fact is parsed out of it.
+    answer. `name` is a label, unique within a plan; no fact is parsed out of it. `kept_float` names the layers that
+    the accuracy guard gave back, `sensitivity` what it went by, both empty where all layers passed at once.
     """
 
     id: str
@@ -80,3 +110,6 @@ class Variant:
     parameters: int
     zipped_bytes: int
     notes: tuple[str, ...] = ()
+    operators: tuple[OperatorUse, ...] = ()
+    kept_float: tuple[str, ...] = ()
+    sensitivity: tuple[LayerSensitivity, ...] = ()

@@ -23,7 +23,8 @@ from tests.export.conftest import FAMILIES, Make, Trained
 
 pytestmark = pytest.mark.builds
 
-TARGETS = [Target(file_format, precision) for file_format in Format for precision in Precision]
+PRECISIONS = (Precision.FP32, Precision.FP16, Precision.INT8)
+TARGETS = [Target(file_format, precision) for file_format in Format for precision in PRECISIONS]
 every_case = pytest.mark.parametrize(
     ("family", "target"),
     [pytest.param(family, target, id=f"{family}-{target}") for family in FAMILIES for target in TARGETS],
@@ -33,7 +34,7 @@ every_case = pytest.mark.parametrize(
 @every_case
 def test_the_file_computes_what_the_net_computes(make: Make, family: str, target: Target) -> None:
     case = make(family, target)
-    measured = export.check_parity(case.model, case.exported, target, case.task)
+    measured = export.check_parity(case.exported, target, case.task)
     assert measured.relative_rms_error <= measured.tolerance == parity.TOLERANCE[target.precision]
     assert measured.max_abs_error > 0
     assert measured.examples == 64
@@ -80,7 +81,7 @@ def test_what_travels_with_the_file_is_true(make: Make, family: str, target: Tar
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-@pytest.mark.parametrize("precision", Precision)
+@pytest.mark.parametrize("precision", PRECISIONS)
 def test_an_onnx_file_takes_any_batch(make: Make, family: str, precision: Precision) -> None:
     # Exported from one example, recurrent nets and Transformers silently come out for a batch of one.
     case = make(family, Target(Format.ONNX, precision))

@@ -27,7 +27,7 @@ def target(precision: Precision) -> Target:
     return Target(Format.ONNX, precision)
 
 
-@pytest.mark.parametrize("precision", Precision)
+@pytest.mark.parametrize("precision", [Precision.FP32, Precision.FP16, Precision.INT8])
 def test_nothing_is_in_the_file_that_no_runtime_reads(make: Make, precision: Precision) -> None:
     model = onnx.load(make("transformer", target(precision)).exported.path)
     assert (model.ir_version, [(entry.domain, entry.version) for entry in model.opset_import]) == (8, [("", 18)])
@@ -75,14 +75,14 @@ class TiedLanguageModel(nn.Module):
         return logits
 
 
-@pytest.mark.parametrize("precision", Precision)
+@pytest.mark.parametrize("precision", [Precision.FP32, Precision.FP16, Precision.INT8])
 @pytest.mark.parametrize("file_format", Format)
 def test_tied_weights(tmp_path: Path, file_format: Format, precision: Precision) -> None:
     torch.manual_seed(0)
     task = make_task(TiedLanguageModel, (np.random.default_rng(0).integers(0, 30, (400, 6)),))
     model, wanted = TiedLanguageModel(), Target(file_format, precision)
     exported = export.export(model, wanted, task, tmp_path)
-    measured = export.check_parity(model, exported, wanted, task)
+    measured = export.check_parity(exported, wanted, task)
     assert measured.relative_rms_error < 0.05
     assert exported.contract["inputs"][0]["real_type"] == "int64"
     assert exported.contract["inputs"][0]["type"] == ("int64" if file_format is Format.ONNX else "int32")

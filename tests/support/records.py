@@ -30,7 +30,7 @@ from edgedeploy.records import (
 )
 
 ONNX_FP32 = Target(Format.ONNX, Precision.FP32)
-ALL_PRECISIONS = (Precision.FP32, Precision.FP16, Precision.INT8)
+ALL_PRECISIONS = tuple(Precision)
 
 
 def digest(text: str) -> str:

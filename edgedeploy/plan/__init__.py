@@ -1,0 +1,20 @@
+"""Turns the files a user writes into typed values, and names file, key and mend of every mistake in them."""
+
+from edgedeploy.plan.mistakes import did_you_mean
+from edgedeploy.plan.reading import in_forms, load_fleet, load_plan, load_profiles
+from edgedeploy.plan.values import FLEET_FILE, PLAN_FILE, Fleet, Goal, Mode, Objective, Plan
+
+__all__ = [
+    "FLEET_FILE",
+    "PLAN_FILE",
+    "Fleet",
+    "Goal",
+    "Mode",
+    "Objective",
+    "Plan",
+    "did_you_mean",
+    "in_forms",
+    "load_fleet",
+    "load_plan",
+    "load_profiles",
+]

@@ -1,0 +1,195 @@
+"""Reads the files a user writes into typed values; every mistake in them names file, key and mend."""
+
+from __future__ import annotations
+
+import dataclasses
+import tomllib
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypeVar, cast
+
+from pydantic import BaseModel, TypeAdapter, ValidationError
+
+from edgedeploy.errors import PlanError
+from edgedeploy.plan.mistakes import did_you_mean, first_mistake, first_repeated, unknown_key
+from edgedeploy.plan.tables import FleetFile, PlanFile, ProfileFile, RecipeTable
+from edgedeploy.plan.values import FLEET_FILE, PLAN_FILE, Fleet, Goal, Plan
+from edgedeploy.records import (
+    Calibration,
+    CpuCluster,
+    Device,
+    DeviceProfile,
+    Format,
+    Int8Preference,
+    Limits,
+    Pass,
+    Precision,
+    Recipe,
+    RuntimeSupport,
+    Target,
+)
+
+PROFILES_FOLDER = "device_profiles"
+
+
+_File = TypeVar("_File", bound=BaseModel)
+
+
+def load_plan(folder: Path, passes: Mapping[str, type[Pass]]) -> Plan:
+    """Read `folder`/edgedeploy.toml. `passes` maps a pass's kind to its dataclass. Raises PlanError."""
+    path = folder / PLAN_FILE
+    document = _read(path, PlanFile, "run `edgedeploy init` to write one")
+    names = [recipe.name for recipe in document.recipe]
+    if repeated := first_repeated(names):
+        raise PlanError(f"{path}: recipe: the name `{repeated}` is used twice; give each recipe its own.")
+    recipes = tuple(
+        Recipe(
+            name=recipe.name,
+            passes=tuple(
+                _parse_pass(path, f"recipe[{i}].passes[{j}]", table, passes) for j, table in enumerate(recipe.passes)
+            ),
+            targets=_targets(recipe),
+            max_drop=recipe.max_drop,
+        )
+        for i, recipe in enumerate(document.recipe)
+    )
+    train = None
+    if document.train is not None:
+        if document.task.weights is None:
+            raise PlanError(
+                f'{path}: task.weights: missing; name the file that [train] is to write, e.g. "weights.safetensors".'
+            )
+        train = _parse_pass(path, "train", {"kind": "fine-tune", **document.train}, passes)
+    if document.store.url is not None and document.store.project is None:
+        raise PlanError(f"{path}: store.project: missing; a database may hold several projects, so name this one.")
+    goal = document.goal.model_dump()
+    return Plan(
+        folder=folder,
+        task_file=folder / document.task.file,
+        weights=folder / document.task.weights if document.task.weights else None,
+        train=train,
+        goal=Goal(goal.pop("minimise"), Limits(**goal)),
+        recipes=recipes,
+        mode=document.profile.mode,
+        threads=document.profile.threads,
+        project=document.store.project or "",
+        store_url=document.store.url,
+    )
+
+
+def _targets(recipe: RecipeTable) -> tuple[Target, ...]:
+    calibration = Calibration(**recipe.calibration.model_dump()) if recipe.calibration else None
+    return tuple(
+        Target(file_format, precision, form, calibration if precision.calibrated else None)
+        for file_format in dict.fromkeys(recipe.formats)
+        for precision in dict.fromkeys(recipe.precisions)
+        for form in (dict.fromkeys(recipe.int8_forms) if _has_forms(file_format, precision) else ()) or (None,)
+    )
+
+
+def _has_forms(file_format: Format, precision: Precision) -> bool:
+    return file_format is Format.ONNX and precision is Precision.INT8
+
+
+def in_forms(recipes: Iterable[Recipe], fleet: Fleet) -> tuple[Recipe, ...]:
+    """The recipes with each static int8 file in the forms that the fleet's boards want, where a recipe names none."""
+    kinds = [fleet.profile(device) for device in fleet.devices]
+    return tuple(
+        dataclasses.replace(
+            recipe, targets=tuple(formed for target in recipe.targets for formed in _formed(target, kinds))
+        )
+        for recipe in recipes
+    )
+
+
+def _formed(target: Target, kinds: Sequence[DeviceProfile]) -> list[Target]:
+    if target.form is not None or not _has_forms(target.format, target.precision):
+        return [target]
+    forms = dict.fromkeys(form for kind in kinds for form in kind.int8_forms(target.format))
+    return [dataclasses.replace(target, form=form) for form in forms] or [target]
+
+
+def load_fleet(folder: Path) -> Fleet:
+    """Read `folder`/fleet.toml and the device profiles, the user's own included. Raises PlanError."""
+    path = folder / FLEET_FILE
+    document = _read(path, FleetFile, "run `edgedeploy init` to write one")
+    profiles = load_profiles(folder / PROFILES_FOLDER)
+    if repeated := first_repeated([table.name for table in document.device]):
+        raise PlanError(f"{path}: device: the name `{repeated}` is used twice; give each board its own.")
+    devices = []
+    for i, table in enumerate(document.device):
+        if table.profile not in profiles:
+            raise PlanError(
+                f"{path}: device[{i}].profile: no device profile `{table.profile}`"
+                f"{did_you_mean(table.profile, profiles)}; there: {', '.join(sorted(profiles))}."
+            )
+        fields = table.model_dump()
+        # Two addresses on this very machine disturb each other's timing even where the user did not say so.
+        shares = table.shares or ("local:" if table.address == "local:" else None)
+        devices.append(Device(**{**fields, "tags": tuple(table.tags), "shares": shares}))
+    return Fleet(tuple(devices), profiles)
+
+
+def load_profiles(extra: Path | None = None) -> dict[str, DeviceProfile]:
+    """The shipped device profiles by name, and those of the folder `extra`, which win. Raises PlanError."""
+    here = Path(__file__).resolve().parents[1]
+    # A wheel carries the folder inside the package; an editable install has it beside the package.
+    shipped = next((f for f in (here / PROFILES_FOLDER, here.parent / PROFILES_FOLDER) if f.is_dir()), None)
+    folders = [folder for folder in (shipped, extra) if folder is not None and folder.is_dir()]
+    return {path.stem: _load_profile(path) for folder in folders for path in sorted(folder.glob("*.toml"))}
+
+
+def _load_profile(path: Path) -> DeviceProfile:
+    document = _read(path, ProfileFile, "device profiles are TOML files")
+    return DeviceProfile(
+        name=path.stem,
+        title=document.title,
+        arch=document.arch,
+        clusters=tuple(CpuCluster(**cluster.model_dump()) for cluster in document.cpu),
+        isa=tuple(document.isa),
+        memory_bytes=document.memory_bytes,
+        runtimes=tuple(
+            RuntimeSupport(
+                r.name, r.format, tuple(r.precisions), tuple(Int8Preference(p.form, tuple(p.isa)) for p in r.int8)
+            )
+            for r in document.runtime
+        ),
+        transports=tuple(document.transports),
+        accelerators=tuple(document.accelerators),
+        power_source=document.power_source,
+        power_note=document.power_note,
+        max_temperature_c=document.max_temperature_c,
+        limits=Limits(**document.limits.model_dump()),
+    )
+
+
+def _read(path: Path, model: type[_File], mend: str) -> _File:
+    try:
+        table = tomllib.loads(path.read_text("utf-8"))
+    except FileNotFoundError:
+        raise PlanError(f"{path}: not there; {mend}.") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise PlanError(f"{path}: cannot be read: {error}.") from error
+    except tomllib.TOMLDecodeError as error:
+        raise PlanError(f"{path}: not valid TOML: {error}.") from error
+    try:
+        return model.model_validate(table)
+    except ValidationError as error:
+        raise PlanError(first_mistake(path, "", error, model)) from error
+
+
+def _parse_pass(path: Path, key: str, table: Mapping[str, Any], passes: Mapping[str, type[Pass]]) -> Pass:
+    settings = dict(table)
+    kind = settings.pop("kind", None)
+    if not isinstance(kind, str) or kind not in passes:
+        found = "missing" if kind is None else f"found {kind!r}{did_you_mean(str(kind), passes)}"
+        raise PlanError(f"{path}: {key}.kind: {found}; expected one of {', '.join(sorted(passes))}.")
+    cls = cast("type[Any]", passes[kind])
+    known = [field.name for field in dataclasses.fields(cls) if field.init]
+    for name in settings:
+        if name not in known:
+            raise PlanError(unknown_key(path, f"{key}.{name}", name, known))
+    try:
+        return cast("Pass", TypeAdapter(cls).validate_python(settings))
+    except ValidationError as error:
+        raise PlanError(first_mistake(path, key, error, None)) from error

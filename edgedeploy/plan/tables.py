@@ -1,0 +1,154 @@
+"""The files that a user writes, as pydantic checks them: one class a table, one field a key."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from edgedeploy.plan.values import Mode, Objective
+from edgedeploy.records import CalibrationMethod, Format, Int8Form, Precision
+
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
+Fraction = Annotated[float, Field(ge=0, le=1)]
+PositiveNumber = Annotated[float, Field(gt=0)]
+PositiveInteger = Annotated[int, Field(gt=0)]
+
+
+class Table(BaseModel):
+    """A table that knows every key it may have."""
+
+    model_config = ConfigDict(extra="forbid")
+
+
+class TaskTable(Table):
+    """[task] of edgedeploy.toml."""
+
+    file: str
+    weights: str | None = None
+
+
+class GoalTable(Table):
+    """[goal] of edgedeploy.toml."""
+
+    minimise: Objective = "latency"
+    min_quality: Fraction | None = None
+    max_drop: Fraction | None = None
+    max_p50_ms: PositiveNumber | None = None
+    max_p90_ms: PositiveNumber | None = None
+    max_energy_mj: PositiveNumber | None = None
+    max_file_bytes: PositiveInteger | None = None
+    max_peak_rss_bytes: PositiveInteger | None = None
+
+
+class CalibrationTable(Table):
+    """`calibration` of a [[recipe]]."""
+
+    method: CalibrationMethod = "minmax"
+    percentile: Annotated[float, Field(gt=50, le=100)] = 99.99
+    examples: PositiveInteger = 128
+
+
+class RecipeTable(Table):
+    """A [[recipe]] of edgedeploy.toml."""
+
+    name: Name
+    passes: list[dict[str, Any]] = []
+    formats: Annotated[list[Format], Field(min_length=1)]
+    precisions: Annotated[list[Precision], Field(min_length=1)]
+    int8_forms: list[Int8Form] = []
+    calibration: CalibrationTable | None = None
+    max_drop: Fraction | None = None
+
+
+class ProfileTable(Table):
+    """[profile] of edgedeploy.toml."""
+
+    mode: Mode = "quick"
+    threads: PositiveInteger = 1
+
+
+class StoreTable(Table):
+    """[store] of edgedeploy.toml."""
+
+    project: Name | None = None
+    url: str | None = None
+
+
+class PlanFile(Table):
+    """edgedeploy.toml."""
+
+    task: TaskTable
+    train: dict[str, Any] | None = None
+    goal: GoalTable = GoalTable()
+    recipe: Annotated[list[RecipeTable], Field(min_length=1)]
+    profile: ProfileTable = ProfileTable()
+    store: StoreTable = StoreTable()
+
+
+class DeviceTable(Table):
+    """A [[device]] of fleet.toml."""
+
+    name: Name
+    profile: str
+    address: Annotated[str, Field(pattern=r"^(local:$|[a-z]+://\S+$)")]
+    root: str = "~/.edgedeploy"
+    python: str | None = None
+    ssh_config: str | None = None
+    shares: str | None = None
+    emulated: bool = False
+    tags: list[str] = []
+
+
+class FleetFile(Table):
+    """fleet.toml."""
+
+    device: list[DeviceTable] = []
+
+
+class CpuTable(Table):
+    """A [[cpu]] of a device profile."""
+
+    core: str
+    count: PositiveInteger
+    max_mhz: PositiveInteger | None = None
+
+
+class Int8Table(Table):
+    """An entry of `int8` of a [[runtime]]."""
+
+    form: Int8Form
+    isa: list[str] = []
+
+
+class RuntimeTable(Table):
+    """A [[runtime]] of a device profile."""
+
+    name: str
+    format: Format
+    precisions: Annotated[list[Precision], Field(min_length=1)]
+    int8: list[Int8Table] = []
+
+
+class LimitsTable(Table):
+    """[limits] of a device profile."""
+
+    max_file_bytes: PositiveInteger | None = None
+    max_peak_rss_bytes: PositiveInteger | None = None
+
+
+class ProfileFile(Table):
+    """A device profile."""
+
+    title: str
+    arch: str
+    memory_bytes: PositiveInteger
+    transports: Annotated[list[Literal["local", "ssh", "adb"]], Field(min_length=1)]
+    accelerators: list[str] = []
+    isa: list[str] = []
+    power_source: Literal["rapl", "ina3221", "pi5-pmic", "battery"] | None = None
+    power_note: str | None = None
+    max_temperature_c: PositiveNumber | None = None
+    cpu: Annotated[list[CpuTable], Field(min_length=1)]
+    runtime: Annotated[list[RuntimeTable], Field(min_length=1)]
+    limits: LimitsTable = LimitsTable()
