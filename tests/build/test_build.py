@@ -34,7 +34,11 @@ def folder(tmp_path: Path) -> Path:
 
 def test_a_variant_is_built_once_and_found_again(folder: Path) -> None:
     first = pipeline.build(Project(folder))
-    assert [variant.name for variant in first.variants] == ["dense-onnx-fp32", "dense-onnx-int8", "tuned-onnx-fp32"]
+    assert [variant.name for variant in first.variants] == [
+        "dense-onnx-fp32",
+        "dense-onnx-int8-u8s8",
+        "tuned-onnx-fp32",
+    ]
     assert first.made == tuple(variant.name for variant in first.variants)
     assert first.failures == ()
     second = pipeline.build(Project(folder))
@@ -75,7 +79,7 @@ def test_another_input_pass_version_or_tool_version_is_another_question(
     real = importlib.metadata.version
     with monkeypatch.context() as patch:
         patch.setattr(importlib.metadata, "version", lambda name: "0.0.1" if name == "onnxruntime" else real(name))
-        assert changed() >= {"dense-onnx-int8"}
+        assert changed() >= {"dense-onnx-int8-u8s8"}
     assert changed() == set()
     (folder / "task.py").write_text(TASK.replace("Linear(64, 16)", "Linear(64, 20)").replace("(16, 10)", "(20, 10)"))
     rebuilt = pipeline.build(Project(folder))
@@ -88,40 +92,42 @@ def test_a_renamed_recipe_is_the_same_question(folder: Path) -> None:
     (folder / "edgedeploy.toml").write_text(TUNED.replace('"dense"', '"plain"'))
     second = pipeline.build(Project(folder))
     assert second.made == ()
-    assert [variant.name for variant in Project(folder).variants()][:2] == ["plain-onnx-fp32", "plain-onnx-int8"]
+    assert [variant.name for variant in Project(folder).variants()][:2] == ["plain-onnx-fp32", "plain-onnx-int8-u8s8"]
     assert [v.id for v in second.variants] == [v.id for v in first.variants]
 
 
 def test_an_interrupted_build_keeps_what_is_whole_and_goes_on(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    real = export.export
+    real = export.quantise
 
-    def interrupted(model: Any, target: Any, task: Any, place: Path) -> Any:
+    def interrupted(source: Any, target: Any, task: Any, place: Path) -> Any:
         if target.precision == "int8":
             (place / "model.onnx").write_bytes(b"half a file")
             raise KeyboardInterrupt
-        return real(model, target, task, place)
+        return real(source, target, task, place)
 
     with monkeypatch.context() as patch:
-        patch.setattr(export, "export", interrupted)
+        patch.setattr(export, "quantise", interrupted)
         with pytest.raises(KeyboardInterrupt):
             pipeline.build(Project(folder))
     store = folder / ".edgedeploy"
     assert not (store / "tmp").exists()
     assert b"half a file" not in {path.read_bytes() for path in (store / "objects" / "sha256").iterdir()}
-    assert pipeline.build(Project(folder)).made == ("dense-onnx-int8", "tuned-onnx-fp32")
+    assert pipeline.build(Project(folder)).made == ("dense-onnx-int8-u8s8", "tuned-onnx-fp32")
 
 
 def test_a_variant_that_fails_does_not_stop_the_others(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    real = export.export
+    real = export.quantise
 
-    def failing(model: Any, target: Any, task: Any, place: Path) -> Any:
+    def failing(source: Any, target: Any, task: Any, place: Path) -> Any:
         if target.precision == "int8":
             raise ExportError("no int8 today")
-        return real(model, target, task, place)
+        return real(source, target, task, place)
 
-    monkeypatch.setattr(export, "export", failing)
+    monkeypatch.setattr(export, "quantise", failing)
     built = pipeline.build(Project(folder))
-    assert [(failure.variant, failure.reason) for failure in built.failures] == [("dense-onnx-int8", "no int8 today")]
+    assert [(failure.variant, failure.reason) for failure in built.failures] == [
+        ("dense-onnx-int8-u8s8", "no int8 today")
+    ]
     assert built.made == ("dense-onnx-fp32", "tuned-onnx-fp32")
 
 

@@ -51,7 +51,7 @@ def assert_interrupted(process: subprocess.Popen[str], stderr: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("step", "delay_s"), [("load dense", 0.0), ("export dense-onnx-fp32", 0.3), ("export dense-onnx-int8", 0.2)]
+    ("step", "delay_s"), [("load dense", 0.0), ("export dense-onnx-fp32", 0.3), ("export dense-onnx-int8-u8s8", 0.2)]
 )
 def test_during_a_build(tmp_path: Path, step: str, delay_s: float) -> None:
     folder = write_project(tmp_path / "project")

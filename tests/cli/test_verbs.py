@@ -19,7 +19,7 @@ class Bessel(nn.Module):
 
 
 """
-NAMES = ["dense-onnx-fp32", "dense-onnx-int8"]
+NAMES = ["dense-onnx-fp32", "dense-onnx-int8-u8s8"]
 
 
 def run(capsys: pytest.CaptureFixture[str], *argv: str, expect: int = 0) -> Any:
@@ -73,8 +73,8 @@ def test_the_road_by_hand(built: Path, capsys: pytest.CaptureFixture[str]) -> No
     assert {choice["winner"]} | {lost["variant"] for lost in choice["rejected"]} == set(NAMES)
     assert all(lost["reason"] for lost in choice["rejected"])
 
-    shown = run(capsys, "show", "dense-onnx-int8", *place)
-    assert shown["variant"]["name"] == "dense-onnx-int8"
+    shown = run(capsys, "show", "dense-onnx-int8-u8s8", *place)
+    assert shown["variant"]["name"] == "dense-onnx-int8-u8s8"
     assert shown["contract"]["inputs"][0]["shape"] == [None, 64]
     assert shown["reports"][0]["device"] == "here"
     assert run(capsys, "show", shown["variant"]["id"][:8], *place)["variant"] == shown["variant"]
@@ -82,7 +82,7 @@ def test_the_road_by_hand(built: Path, capsys: pytest.CaptureFixture[str]) -> No
     assert (device["name"], device["error"]) == ("here", None)
     assert device["facts"]["machine"] == "x86_64"
     (page,) = run(capsys, "report", *place)
-    assert "dense-onnx-int8" in Path(page["report"]).read_text()
+    assert "dense-onnx-int8-u8s8" in Path(page["report"]).read_text()
 
 
 @pytest.mark.usefixtures("short_modes")

@@ -44,6 +44,7 @@ minimise = "latency"
 name = "dense"
 formats = ["onnx"]
 precisions = ["fp32", "int8"]
+int8_forms = ["u8s8"]
 """
 
 
