@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import signal
 import subprocess
@@ -16,6 +17,7 @@ import numpy as np
 
 from edgedeploy.errors import ExportError
 from edgedeploy.on_device.runtimes import RuntimeUnavailable, UnsupportedModel, open_model
+from edgedeploy.on_device.tensors import static_batch
 from edgedeploy.quiet import quiet
 from edgedeploy.task import Arrays
 
@@ -26,10 +28,12 @@ _FIRST_RUN_TIMEOUT_S = 300.0
 def run_exported(path: Path, contract: Mapping[str, Any], inputs: Arrays, batch_sizes: Iterator[int]) -> Arrays:
     """Return the file's outputs on `inputs` (first axis = example) in real values, one array per output.
 
-    `batch_sizes` says how many examples each call takes, as long as there are any; a file of static batch runs
-    them one by one all the same. Raises ExportError where there is no runtime or it refuses the file.
+    `batch_sizes` says how many examples each call takes, as long as there are any; a file of static batch takes
+    its own number all the same, the last call filled up with examples that are there already. Raises ExportError
+    where there is no runtime or it refuses the file.
     """
     examples = len(inputs[0])
+    batch = static_batch(dict(contract)) or 1
     chunks: list[list[np.ndarray]] = []
     with quiet():
         try:
@@ -37,7 +41,9 @@ def run_exported(path: Path, contract: Mapping[str, Any], inputs: Arrays, batch_
             start = 0
             while start < examples:
                 stop = min(start + next(batch_sizes), examples)
-                chunks.append(model.run([array[start:stop] for array in inputs]))
+                whole = math.ceil((stop - start) / batch) * batch
+                outputs = model.run([_filled(array[start:stop], whole) for array in inputs])
+                chunks.append([output[: stop - start] for output in outputs])
                 start = stop
         except RuntimeUnavailable as error:
             wanted = _PACKAGE.get(contract["format"], contract["format"])
@@ -47,6 +53,10 @@ def run_exported(path: Path, contract: Mapping[str, Any], inputs: Arrays, batch_
         except UnsupportedModel as error:
             raise ExportError(f"{path.name}: its own runtime refuses the exported file: {error}") from error
     return tuple(np.concatenate(parts) for parts in zip(*chunks, strict=True))
+
+
+def _filled(array: np.ndarray, length: int) -> np.ndarray:
+    return array if len(array) == length else np.resize(array, (length, *array.shape[1:]))
 
 
 def run_once_apart(path: Path, contract: Mapping[str, Any]) -> None:
@@ -75,8 +85,9 @@ def run_once_apart(path: Path, contract: Mapping[str, Any]) -> None:
 
 def _main(path: str) -> None:
     contract = json.loads(sys.stdin.read())
-    zeros = tuple(np.zeros([1, *tensor["shape"][1:]], dtype=tensor["real_type"]) for tensor in contract["inputs"])
-    run_exported(Path(path), contract, zeros, repeat(1))
+    batch = static_batch(contract) or 1
+    zeros = tuple(np.zeros([batch, *tensor["shape"][1:]], dtype=tensor["real_type"]) for tensor in contract["inputs"])
+    run_exported(Path(path), contract, zeros, repeat(batch))
 
 
 if __name__ == "__main__":

@@ -173,3 +173,14 @@ def test_a_mistake_in_a_profile_names_the_file(tmp_path: Path) -> None:
     (tmp_path / "mine.toml").write_text('title = "Mine"\n')
     with pytest.raises(PlanError, match=r"mine\.toml: arch: missing"):
         load_profiles(tmp_path)
+
+
+def test_a_static_batch_is_part_of_the_target_and_of_its_name(tmp_path: Path) -> None:
+    plan = PLAN.replace('precisions = ["fp32", "int8"]', 'precisions = ["fp32"]\nbatch = 1')
+    [recipe] = load_plan(write(tmp_path, plan=plan), PASSES).recipes
+    # A TFLite file takes one example at a time anyhow.
+    assert recipe.targets == (Target(Format.ONNX, Precision.FP32, batch=1), Target(Format.TFLITE, Precision.FP32))
+    assert [str(target) for target in recipe.targets] == ["onnx-fp32-batch1", "tflite-fp32"]
+    assert [target.static_batch for target in recipe.targets] == [1, 1]
+    with pytest.raises(PlanError, match=r"recipe\[0\].batch: found 0"):
+        load_plan(write(tmp_path, plan=plan.replace("batch = 1", "batch = 0")), PASSES)

@@ -109,7 +109,7 @@ def _build_one(
 ) -> Variant:
     with tempfile.TemporaryDirectory(dir=workspace) as name:
         folder = Path(name)
-        source_file = export.convert(model, request.target.format, task, folder)
+        source_file = export.convert(model, request.target.format, task, folder, request.target.batch)
         exported = export.quantise(source_file, request.target, task, folder)
         parity = export.check_parity(exported, request.target, task)
         quality = evaluate(exported.path, exported.contract, task, "test").quality

@@ -49,8 +49,11 @@ class Exporter(Protocol):
     def tools(self, precision: Precision) -> tuple[str, ...]:
         """Distributions whose version can change the file or what is measured of it on the host."""
 
-    def convert(self, model: nn.Module, task: Task, path: Path) -> None:
-        """Write the net in float32 to `path`, names included, so that layers can be told apart. Raises ExportError."""
+    def convert(self, model: nn.Module, task: Task, path: Path, batch: int | None = None) -> None:
+        """Write the net in float32 to `path`, names included, so that layers can be told apart. Raises ExportError.
+
+        `batch` is how many examples the file takes at once, None for what the format does by itself.
+        """
 
     def layers(self, source: Path) -> tuple[str, ...]:
         """The layers of a converted file that hold weights, in its order, by their path in the net."""
@@ -73,12 +76,13 @@ class FloatFile:
     """A net in one format and float32, from which every precision is made.
 
     `path` still has the names that the exported files lack. `reference` is what the source net gives for the first
-    examples of the selection split, one array per output.
+    examples of the selection split, one array per output. `batch` is that of the targets it is good for.
     """
 
     path: Path
     format: Format
     reference: Arrays
+    batch: int | None = None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -101,18 +105,19 @@ def tools(target: Target) -> tuple[str, ...]:
     return EXPORTERS[target.format].tools(target.precision)
 
 
-def convert(model: nn.Module, file_format: Format, task: Task, folder: Path) -> FloatFile:
+def convert(model: nn.Module, file_format: Format, task: Task, folder: Path, batch: int | None = None) -> FloatFile:
     """Write `model` in float32 into `folder`, once for all precisions; the net itself is left as it is.
 
     Raises ExportError, in one sentence: an operator the format lacks, control flow that depends on values, a
     frozen batch axis, a net that is not float32 or gives NaN.
     """
     net = copy.deepcopy(model).cpu().eval()
+    net.register_forward_hook(_as_tuple)  # a converter takes a tuple with names for something of its own
     _check_types(net, task)
     reference = _reference(net, task)
     path = folder / f"float.{file_format}"
-    EXPORTERS[file_format].convert(net, task, path)
-    return FloatFile(path, file_format, reference)
+    EXPORTERS[file_format].convert(net, task, path, batch)
+    return FloatFile(path, file_format, reference, batch)
 
 
 def layers(source: FloatFile) -> tuple[str, ...]:
@@ -139,12 +144,16 @@ def quantise(source: FloatFile, target: Target, task: Task, folder: Path, keep_f
 def export(model: nn.Module, target: Target, task: Task, folder: Path) -> Exported:
     """Both steps for one file: see `convert` and `quantise`."""
     with tempfile.TemporaryDirectory(dir=folder) as name:
-        return quantise(convert(model, target.format, task, Path(name)), target, task, folder)
+        return quantise(convert(model, target.format, task, Path(name), target.batch), target, task, folder)
 
 
 def check_parity(exported: Exported, target: Target, task: Task) -> Parity:
     """Compare the file with what its source gave for the same examples. Raises ParityError."""
     return compare(exported.path, exported.contract, target, task, exported.reference)
+
+
+def _as_tuple(_net: nn.Module, _inputs: Any, output: Any) -> Any:
+    return tuple(output) if isinstance(output, (tuple, list)) else output
 
 
 def _check_types(model: nn.Module, task: Task) -> None:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import re
 import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -36,13 +38,49 @@ def sample(example: Arrays, batch: int) -> tuple[torch.Tensor, ...]:
     return tuple(torch.from_numpy(np.resize(array, (batch, *array.shape[1:]))) for array in example)
 
 
+@contextmanager
+def exportable() -> Iterator[None]:
+    """While a net is traced, let torch compute the same numbers in a way that can be exported."""
+    import torch
+    from torch.nn import functional as F
+    from torch.nn.modules import transformer
+    from torch.overrides import TorchFunctionMode
+
+    class Exportable(TorchFunctionMode):
+        """Attention without a heads' axis, which the ONNX exporter does not know, gets one of size one."""
+
+        def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            kwargs = dict(kwargs or {})
+            if function is not F.scaled_dot_product_attention or len(args) < 3 or any(a.ndim != 3 for a in args[:3]):
+                return function(*args, **kwargs)
+            query, key, value, *rest = args
+            mask = rest.pop(0) if rest else kwargs.pop("attn_mask", None)
+            if isinstance(mask, torch.Tensor) and mask.ndim == 3:
+                mask = mask.unsqueeze(1)
+            query, key, value = (one.unsqueeze(1) for one in (query, key, value))
+            return function(query, key, value, mask, *rest, **kwargs).squeeze(1)
+
+    # It looks into the mask for whether it is causal, which no trace can; the mask is applied all the same.
+    detect = transformer._detect_is_causal_mask
+    transformer._detect_is_causal_mask = _as_told
+    try:
+        with Exportable():
+            yield
+    finally:
+        transformer._detect_is_causal_mask = detect
+
+
+def _as_told(mask: torch.Tensor | None, is_causal: bool | None = None, size: int | None = None) -> bool:  # noqa: ARG001
+    return is_causal is True
+
+
 def capture(model: nn.Module, inputs: tuple[torch.Tensor, ...], *, dynamic_batch: bool) -> ExportedProgram:
     """Trace the net to a graph. Raises ExportError, which names the line of the net that stands in the way."""
     import torch
 
     shapes = tuple({0: torch.export.Dim("batch", min=1)} for _ in inputs) if dynamic_batch else None
     try:
-        with quiet(), torch.no_grad():
+        with quiet(), torch.no_grad(), exportable():
             return torch.export.export(model, inputs, dynamic_shapes=shapes, strict=False)
     except CONVERTER_ERRORS as error:
         raise ExportError(_why_not_captured(error)) from error
@@ -57,7 +95,7 @@ def explain(error: Exception, model: nn.Module, inputs: tuple[torch.Tensor, ...]
     if operator is None and node is not None:
         operator = next((str(n.target) for n in program.graph.nodes if n.name == node[1]), None)
     if operator is None:
-        return ExportError(f"the net cannot be written as {file_format}: {_first_line(error)}")
+        return ExportError(f"the net cannot be written as {file_format}: {first_line(error)}")
     name = ".".join(operator.replace("::", ".").split(".")[:2])
     where = _module_that_uses(name, program)
     module = f", used in module `{where}`," if where else ""
@@ -77,7 +115,7 @@ def _why_not_captured(error: Exception) -> str:
             "the net fixes the size of its batch axis, so a file of it would take no other; "
             "look for a constant in a reshape or an initial state, and take it from the input's shape"
         )
-    return f"the net cannot be traced{at}: {_first_line(error)}"
+    return f"the net cannot be traced{at}: {first_line(error)}"
 
 
 def _own_line(error: Exception) -> str | None:
@@ -113,6 +151,7 @@ def _whole_text(error: BaseException | None) -> str:
     return "\n".join(texts)
 
 
-def _first_line(error: Exception) -> str:
+def first_line(error: Exception) -> str:
+    """The type of an exception, and the first line of what it says."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return f"{type(error).__name__}: {lines[0][:300]}" if lines else type(error).__name__

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from edgedeploy.errors import ExportError
-from edgedeploy.records import Format, Target
+from edgedeploy.records import Target
 from edgedeploy.task import Arrays, Task
 
 Tensor = dict[str, Any]
@@ -20,7 +20,7 @@ def build_contract(
     it is quantised, and `real_type`, what the caller feeds or gets. Raises ExportError where the file's tensors
     are not those of the net, in number, order or shape.
     """
-    batch = 1 if target.format is Format.TFLITE else None
+    batch = target.static_batch
     return {
         "schema": 1,
         "format": target.format.value,
@@ -52,7 +52,8 @@ def _tensors(kind: str, tensors: list[Tensor], arrays: Arrays, batch: int | None
         if shape[0] != batch:
             raise ExportError(
                 f"{tensor['name']} of the exported file has a batch axis of {shape[0] or 'any size'}, "
-                f"not of {batch or 'any size'}; take sizes from the input's shape, not from constants"
+                f"not of {batch or 'any size'}; take sizes from the input's shape, not from constants, "
+                f"or ask for `batch = {shape[0]}` in the recipe"
             )
         described.append({**tensor, "shape": settled, "real_type": array.dtype.name})
     return described

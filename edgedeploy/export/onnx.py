@@ -30,9 +30,9 @@ def tools(precision: Precision) -> tuple[str, ...]:  # noqa: ARG001  every preci
     return ("onnx", "onnx-ir", "onnxruntime", "onnxscript", "onnxslim", "torch")
 
 
-def convert(model: nn.Module, task: Task, path: Path) -> None:
-    """Write the net in float32 to `path`, names included. Raises ExportError."""
-    path.write_bytes(_convert(model, task).SerializeToString(deterministic=True))
+def convert(model: nn.Module, task: Task, path: Path, batch: int | None = None) -> None:
+    """Write the net in float32 to `path`, names included, for `batch` examples at once or any. Raises ExportError."""
+    path.write_bytes(_convert(model, task, batch).SerializeToString(deterministic=True))
 
 
 def layers(source: Path) -> tuple[str, ...]:
@@ -50,7 +50,7 @@ def quantise(source: Path, target: Target, task: Task, path: Path, keep_float: C
         proto = _strip(_halve(proto))
     elif target.precision is Precision.INT8:
         with tempfile.TemporaryDirectory(dir=path.parent) as folder:
-            quantised, notes = onnx_int8.quantise(proto, task, Path(folder))
+            quantised, notes = onnx_int8.quantise(proto, task, Path(folder), target.static_batch or 1)
         float_bytes = _strip(proto).ByteSize()
         proto = _strip(quantised)
         notes += size_note(proto.ByteSize(), float_bytes)
@@ -85,10 +85,10 @@ def _tensor(value: Any) -> dict[str, Any]:
     }
 
 
-def _convert(model: nn.Module, task: Task) -> Any:
+def _convert(model: nn.Module, task: Task, batch: int | None = None) -> Any:
     # Two examples: with one, the exporter takes the 1 for a constant and freezes the batch of recurrent nets.
-    inputs = sample(task.example, 2)
-    program = capture(model, inputs, dynamic_batch=True)
+    inputs = sample(task.example, batch or 2)
+    program = capture(model, inputs, dynamic_batch=batch is None)
     outputs = len(program.graph_signature.user_outputs)
     try:
         with quiet():

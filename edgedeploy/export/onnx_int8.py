@@ -23,8 +23,8 @@ _KEPT_IN_FLOAT = frozenset(
 )
 
 
-def quantise(proto: Any, task: Task, folder: Path) -> tuple[Any, tuple[str, ...]]:
-    """Return the quantised graph and notes on what stayed in float. Raises ExportError."""
+def quantise(proto: Any, task: Task, folder: Path, batch: int = 1) -> tuple[Any, tuple[str, ...]]:
+    """Return the quantised graph and notes on what stayed in float; `batch` examples a call. Raises ExportError."""
     import onnx
 
     _untie(proto.graph)
@@ -32,7 +32,7 @@ def quantise(proto: Any, task: Task, folder: Path) -> tuple[Any, tuple[str, ...]
     source.write_bytes(proto.SerializeToString())
     try:
         with quiet():
-            _quantise_static(source, result, task)
+            _quantise_static(source, result, task, batch)
     except CONVERTER_ERRORS as error:
         raise ExportError(f"onnxruntime cannot quantise the net: {type(error).__name__}: {error}") from error
     quantised = onnx.load(result)
@@ -63,7 +63,7 @@ def _untie(graph: Any) -> None:
             node.input[position] = copies[user]
 
 
-def _quantise_static(source: Path, result: Path, task: Task) -> None:
+def _quantise_static(source: Path, result: Path, task: Task, batch: int) -> None:
     from onnxruntime import quantization
     from onnxruntime.quantization.registry import QDQRegistry, QLinearOpsRegistry
 
@@ -73,7 +73,7 @@ def _quantise_static(source: Path, result: Path, task: Task) -> None:
         """Hands out the examples of the calibration split, one by one."""
 
         def __init__(self) -> None:
-            self._examples = iter(calibration_examples(task, Calibration()))
+            self._examples = iter(calibration_examples(task, Calibration(), batch))
 
         def get_next(self) -> dict[str, np.ndarray] | None:
             example = next(self._examples, None)

@@ -23,11 +23,14 @@ def tensor_names(kind: str, count: int) -> list[str]:
     return [kind] if count == 1 else [f"{kind}_{index}" for index in range(count)]
 
 
-def calibration_examples(task: Task, calibration: Calibration) -> list[Arrays]:
-    """As many examples of the calibration split as asked for, evenly spread, each with a batch axis of one."""
+def calibration_examples(task: Task, calibration: Calibration, batch: int = 1) -> list[Arrays]:
+    """As many examples of the calibration split as asked for, evenly spread.
+
+    Each with a batch axis of one, or `batch` times over, which changes no range, for a file that takes so many.
+    """
     total = len(task.calibration)
     chosen = np.unique(np.linspace(0, total - 1, min(total, calibration.examples)).astype(int))
-    return [tuple(array[i : i + 1] for array in task.calibration.inputs) for i in chosen]
+    return [tuple(np.repeat(array[i : i + 1], batch, axis=0) for array in task.calibration.inputs) for i in chosen]
 
 
 def size_note(int8_bytes: int, float_bytes: int) -> tuple[str, ...]:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edgedeploy.errors import ExportError
-from edgedeploy.export.capture import CONVERTER_ERRORS, capture, explain, sample
+from edgedeploy.export.capture import CONVERTER_ERRORS, capture, explain, exportable, first_line, sample
 from edgedeploy.export.flatbuffer import tidy
 from edgedeploy.export.shared import Written, size_note
 from edgedeploy.export.tflite_quantise import to_fp16, to_int8
@@ -25,9 +25,9 @@ def tools(precision: Precision) -> tuple[str, ...]:
     return ("ai-edge-litert", "litert-converter", "litert-torch", "torch", *quantiser)
 
 
-def convert(model: nn.Module, task: Task, path: Path) -> None:
-    """Write the net in float32 to `path`, one example at a time, names included. Raises ExportError."""
-    _convert(model, task, path)
+def convert(model: nn.Module, task: Task, path: Path, batch: int | None = None) -> None:
+    """Write the net in float32 to `path`, names included, for `batch` examples at once or one. Raises ExportError."""
+    _convert(model, task, path, batch or 1)
 
 
 def layers(source: Path) -> tuple[str, ...]:
@@ -42,7 +42,7 @@ def quantise(source: Path, target: Target, task: Task, path: Path, keep_float: C
     if target.precision is Precision.FP16:
         content = tidy(to_fp16(source))
     elif target.precision is Precision.INT8:
-        quantised, notes = to_int8(source, task)
+        quantised, notes = to_int8(source, task, target.static_batch or 1)
         float_bytes, content = len(content), tidy(quantised)
         notes += size_note(len(content), float_bytes)
     path.write_bytes(content)
@@ -57,7 +57,7 @@ def describe(path: Path) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
         try:
             interpreter = Interpreter(str(path))
         except (RuntimeError, ValueError) as error:
-            raise ExportError(f"{path.name}: its own runtime refuses the exported file: {error}") from error
+            raise ExportError(f"{path.name}: its own runtime refuses the exported file: {first_line(error)}") from error
         details = interpreter.get_input_details(), interpreter.get_output_details()
     return [_tensor(detail) for detail in details[0]], [_tensor(detail) for detail in details[1]]
 
@@ -74,8 +74,8 @@ def _tensor(detail: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _convert(model: nn.Module, task: Task, path: Path) -> None:
-    inputs = sample(task.example, 1)
+def _convert(model: nn.Module, task: Task, path: Path, batch: int) -> None:
+    inputs = sample(task.example, batch)
     converter_errors: tuple[type[Exception], ...] = CONVERTER_ERRORS
     try:
         with quiet():
@@ -83,7 +83,9 @@ def _convert(model: nn.Module, task: Task, path: Path) -> None:
             from litert_converter.mlir.ir import MLIRError
 
             converter_errors = (*CONVERTER_ERRORS, MLIRError)
-            litert_torch.convert(model, inputs).export(str(path))
+            with exportable():
+                converted = litert_torch.convert(model, inputs)
+            converted.export(str(path))
     except converter_errors as error:
         capture(model, inputs, dynamic_batch=False)  # says better what torch.export itself refuses
         raise explain(error, model, inputs, "TFLite") from error

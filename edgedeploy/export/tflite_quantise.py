@@ -54,7 +54,7 @@ def to_fp16(source: Path) -> bytes:
     return bytes(result.quantized_model)
 
 
-def to_int8(source: Path, task: Task) -> tuple[bytes, tuple[str, ...]]:
+def to_int8(source: Path, task: Task, batch: int = 1) -> tuple[bytes, tuple[str, ...]]:
     """Return the file as static int8, and notes on what stayed in float.
 
     Inputs and outputs are int8 too: as fast as float ones on a CNN, faster on a Transformer encoder, and what
@@ -75,7 +75,7 @@ def to_int8(source: Path, task: Task) -> tuple[bytes, tuple[str, ...]]:
                 regex=_NORMS, operation_name=operation(name), algorithm_key=recipe.AlgorithmName.NO_QUANTIZE
             )
         try:
-            ranges = _calibrate(source, wanted, task)
+            ranges = _calibrate(source, wanted, task, batch)
             result = quantizer.Quantizer(str(source), wanted.get_quantization_recipe()).quantize(ranges)
         except CONVERTER_ERRORS as error:
             raise ExportError(f"ai-edge-quantizer cannot quantise the net: {type(error).__name__}: {error}") from error
@@ -83,7 +83,7 @@ def to_int8(source: Path, task: Task) -> tuple[bytes, tuple[str, ...]]:
         return content, _notes(flatbuffer_utils.convert_bytearray_to_object(bytearray(content)))
 
 
-def _calibrate(source: Path, wanted: Any, task: Task) -> Any:
+def _calibrate(source: Path, wanted: Any, task: Task, batch: int) -> Any:
     from ai_edge_litert.interpreter import Interpreter
     from ai_edge_quantizer.calibrator import Calibrator
     from ai_edge_quantizer.utils.qsv_utils import min_max_update
@@ -93,7 +93,7 @@ def _calibrate(source: Path, wanted: Any, task: Task) -> Any:
     kinds = {np.dtype(np.int64): np.int32, np.dtype(np.float64): np.float32}  # the file has no 64-bit inputs
     examples = [
         {name: array.astype(kinds.get(array.dtype, array.dtype)) for name, array in zip(names, example, strict=True)}
-        for example in calibration_examples(task, Calibration())
+        for example in calibration_examples(task, Calibration(), batch)
     ]
     # The default is a moving average of the ranges, which cuts off every outlier: eight times the error on a GRU.
     calibrator = Calibrator(str(source), num_threads=1, qsv_update_func=min_max_update)

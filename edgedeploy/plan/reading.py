@@ -80,7 +80,14 @@ def load_plan(folder: Path, passes: Mapping[str, type[Pass]]) -> Plan:
 def _targets(recipe: RecipeTable) -> tuple[Target, ...]:
     calibration = Calibration(**recipe.calibration.model_dump()) if recipe.calibration else None
     return tuple(
-        Target(file_format, precision, form, calibration if precision.calibrated else None)
+        Target(
+            file_format,
+            precision,
+            form,
+            calibration if precision.calibrated else None,
+            # A TFLite file takes one at a time anyhow: asked for or not, it is the same file.
+            None if file_format is Format.TFLITE and recipe.batch == 1 else recipe.batch,
+        )
         for file_format in dict.fromkeys(recipe.formats)
         for precision in dict.fromkeys(recipe.precisions)
         for form in (dict.fromkeys(recipe.int8_forms) if _has_forms(file_format, precision) else ()) or (None,)

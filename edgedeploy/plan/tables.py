@@ -58,6 +58,7 @@ class RecipeTable(Table):
     precisions: Annotated[list[Precision], Field(min_length=1)]
     int8_forms: list[Int8Form] = []
     calibration: CalibrationTable | None = None
+    batch: PositiveInteger | None = None
     max_drop: Fraction | None = None
 
 

@@ -91,16 +91,24 @@ class Target:
     """One file to export.
 
     `form` is None where the precision has no choice of forms, or to leave it to the exporter. `calibration` is
-    None where no range is taken from examples, or for the default one.
+    None where no range is taken from examples, or for the default one. `batch` is how many examples the file takes
+    at once, None for what the format does by itself: any number in ONNX, one in TFLite.
     """
 
     format: Format
     precision: Precision
     form: Int8Form | None = None
     calibration: Calibration | None = None
+    batch: int | None = None
 
     def __str__(self) -> str:
-        return f"{self.format}-{self.precision}" + (f"-{self.form}" if self.form else "")
+        parts = (self.format, self.precision, self.form, f"batch{self.batch}" if self.batch else None)
+        return "-".join(part for part in parts if part)
+
+    @property
+    def static_batch(self) -> int | None:
+        """How many examples the file takes at once, None for any number."""
+        return self.batch or (1 if self.format is Format.TFLITE else None)
 
 
 @dataclass(frozen=True, slots=True)
