@@ -10,7 +10,9 @@ from edgedeploy.plan.values import Mode, Objective
 from edgedeploy.records import CalibrationMethod, Format, Int8Form, Precision
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
-Fraction = Annotated[float, Field(ge=0, le=1)]
+# A metric may be an error in any unit, so that neither it nor its drop ends at 1.
+Number = Annotated[float, Field(allow_inf_nan=False)]
+NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 PositiveNumber = Annotated[float, Field(gt=0)]
 PositiveInteger = Annotated[int, Field(gt=0)]
 
@@ -32,8 +34,8 @@ class GoalTable(Table):
     """[goal] of edgedeploy.toml."""
 
     minimise: Objective = "latency"
-    min_quality: Fraction | None = None
-    max_drop: Fraction | None = None
+    min_quality: Number | None = None
+    max_drop: NotNegative | None = None
     max_p50_ms: PositiveNumber | None = None
     max_p90_ms: PositiveNumber | None = None
     max_energy_mj: PositiveNumber | None = None
@@ -59,7 +61,7 @@ class RecipeTable(Table):
     int8_forms: list[Int8Form] = []
     calibration: CalibrationTable | None = None
     batch: PositiveInteger | None = None
-    max_drop: Fraction | None = None
+    max_drop: NotNegative | None = None
 
 
 class ProfileTable(Table):

@@ -74,7 +74,7 @@ def variants() -> tuple[Variant, ...]:
     share = {Precision.FP32: 1.0, Precision.FP16: 0.52, Precision.INT8: 0.3}
     made = []
     for recipe, quality, size_bytes in (("plain", 0.978, 559_208), ("pruned", 0.967, 301_440)):
-        for target in (Target(kind, precision) for kind in Format for precision in Precision):
+        for target in (Target(kind, precision) for kind in Format for precision in loss):
             variant = make_variant(
                 f"{recipe}-{target}",
                 target=target,
