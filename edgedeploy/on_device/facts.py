@@ -30,12 +30,14 @@ _ISA = frozenset(
 def board_summary(root: str = "/") -> dict[str, Any]:
     """Return what every report says about its board."""
     machine = platform.machine()
+    cpuinfo = read_text(root, "proc/cpuinfo") or ""
     return {
         "machine": machine,
         "kernel": platform.release(),
         "python": platform.python_version(),
         "cpus": len(os.sched_getaffinity(0)),
-        "emulated": parse_emulated(machine, read_text(root, "proc/cpuinfo") or "", _parent_program()),
+        "isa": parse_isa(cpuinfo),
+        "emulated": parse_emulated(machine, cpuinfo, _parent_program()),
     }
 
 
@@ -51,7 +53,6 @@ def board_facts(store: str, runtimes: Callable[[], dict[str, str]], root: str = 
         summary,
         word_bits=struct.calcsize("P") * 8,
         libc=_libc(),
-        isa=parse_isa(cpuinfo),
         memory_bytes=parse_meminfo(read_text(root, "proc/meminfo") or "", "MemTotal") or 0,
         model_name=_model_name(root, cpuinfo),
         runtimes=runtimes(),

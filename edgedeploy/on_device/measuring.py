@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+import os
 import random
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +21,12 @@ if TYPE_CHECKING:
     from .energy import Window
 
 
+_FOUND_OUT = (
+    *("runtime", "runtime_version", "max_output_error"),
+    *("accelerator_used", "accelerator_share", "placement"),
+)
+
+
 class Candidate:
     """One variant and what is known about it so far; `result` is its entry in the report."""
 
@@ -31,7 +38,9 @@ class Candidate:
             "probe": object_path(root, variant["probe"]),
             "tolerance": variant["tolerance"],
             "threads": operation["threads"],
-            "accelerator": operation["accelerator"],
+            "accelerator": dict(
+                operation["accelerator"], caches=os.path.join(os.path.abspath(root), "caches", variant["artifact"])
+            ),
         }
         self.result: dict[str, Any] = {
             "id": variant["id"],
@@ -40,6 +49,8 @@ class Candidate:
             "outcome": "ok",
             "detail": "",
             "accelerator_used": "",
+            "accelerator_share": None,
+            "placement": {},
             "max_output_error": None,
             "repetitions": [],
             "memory": None,
@@ -89,9 +100,7 @@ class Measurement:
             return
         answer = self._children.run("check", candidate.specification, self._timeout_s)
         candidate.fail(answer["outcome"], answer["detail"])
-        for field in ("runtime", "runtime_version", "accelerator_used", "max_output_error"):
-            if field in answer:
-                candidate.result[field] = answer[field]
+        candidate.result.update({field: answer[field] for field in _FOUND_OUT if field in answer})
         candidate.specification["runtime"] = candidate.result["runtime"]
 
     def _time_all(self) -> None:

@@ -6,6 +6,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 from . import runtime_litert, runtime_onnx
+from .accelerators import ON_CPU
 from .failures import RuntimeUnavailable, UnsupportedModel, refusal
 from .tensors import static_batch
 
@@ -20,7 +21,6 @@ if TYPE_CHECKING:
     class Session(Protocol):
         """A file loaded by one runtime; what an adapter returns."""
 
-        accelerator_used: str
         errors: tuple[type[Exception], ...]  # what prepare and invoke may raise: the runtime's own
 
         def prepare(self, inputs: list[Array]) -> Any:
@@ -33,11 +33,15 @@ if TYPE_CHECKING:
         def finish(self, raw: Any) -> list[Array]:
             """Turn what `invoke` gave into real-valued outputs in the contract's order."""
 
+        @property
+        def placement(self) -> Callable[[Any], dict[str, int] | None]:
+            """Counts nodes by what took them, from what `prepare` gave; None where the runtime does not tell."""
+
 
 __all__ = ["RUNTIMES", "Model", "RuntimeUnavailable", "UnsupportedModel", "import_runtime", "open_model"]
 
 # format -> (name, module, adapter), tried in this order. An adapter is called with the imported module, path,
-# contract, number of threads and accelerator; it returns a Session or raises UnsupportedModel.
+# contract, number of threads and the job's accelerator; it returns a Session or raises UnsupportedModel.
 RUNTIMES: dict[str, tuple[tuple[str, str, Callable[..., Session]], ...]] = {
     "onnx": (("onnxruntime", "onnxruntime", runtime_onnx.load),),
     "tflite": (
@@ -58,10 +62,10 @@ class Model:
     def __init__(self, runtime: str, version: str, session: Session, contract: dict[str, Any]) -> None:
         self.runtime = runtime
         self.version = version
-        self.accelerator_used = session.accelerator_used
         self.prepare = session.prepare
         self.invoke = session.invoke
         self.finish = session.finish
+        self._placement = session.placement
         self._errors = session.errors
         self._batch = static_batch(contract)
 
@@ -83,6 +87,17 @@ class Model:
         parts = [self._run([array[start : start + batch] for array in inputs]) for start in starts]
         return [np.concatenate(column) for column in zip(*parts)]
 
+    def placement(self, inputs: list[Array]) -> dict[str, int] | None:
+        """Return the number of the file's nodes by what takes them when it runs on one batch of `inputs`.
+
+        "cpu" is the runtime's own kernels, the name of the accelerator that was asked for is that accelerator, other
+        names are the runtime's. None where the runtime does not tell. Raises UnsupportedModel, OSError, ValueError.
+        """
+        try:
+            return self._placement(self.prepare(inputs))
+        except self._errors as error:
+            raise refusal(error) from error
+
     def _run(self, inputs: list[Array]) -> list[Array]:
         try:
             return self.finish(self.invoke(self.prepare(inputs)))
@@ -101,11 +116,14 @@ def import_runtime(name: str, module: str) -> tuple[Any, str]:
     return imported, str(getattr(package, "__version__", ""))
 
 
-def open_model(path: str, contract: dict[str, Any], threads: int = 1, accelerator: str = "cpu") -> Model:
+def open_model(
+    path: str, contract: dict[str, Any], threads: int = 1, accelerator: dict[str, Any] | None = None
+) -> Model:
     """Load `path` with the first runtime for the contract's format that can be imported.
 
-    Raises RuntimeUnavailable where none can, UnsupportedModel where it cannot load the file or lacks the
-    accelerator.
+    `accelerator` is as a job has it, with the folder `caches` for what is made of this file; the CPU by default.
+    Raises RuntimeUnavailable where no runtime can be imported, UnsupportedModel where it cannot load the file or
+    lacks the accelerator, OSError where the folder cannot be made.
     """
     known = RUNTIMES.get(contract["format"])
     if known is None:
@@ -117,5 +135,5 @@ def open_model(path: str, contract: dict[str, Any], threads: int = 1, accelerato
         except RuntimeUnavailable as error:
             reasons.append(str(error.__cause__))
             continue
-        return Model(name, version, load(imported, path, contract, threads, accelerator), contract)
+        return Model(name, version, load(imported, path, contract, threads, accelerator or ON_CPU), contract)
     raise RuntimeUnavailable(" or ".join(name for name, _, _ in known), "; ".join(reasons))

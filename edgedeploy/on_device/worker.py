@@ -9,6 +9,7 @@ import threading
 import time
 from typing import TYPE_CHECKING, Any
 
+from .accelerators import elsewhere, placed
 from .comparing import compare
 from .conditions import parse_meminfo
 from .documents import read_json, write_json
@@ -43,21 +44,33 @@ def main(arguments: list[str]) -> int:
 
 
 def _check(specification: dict[str, Any]) -> dict[str, Any]:
-    """Load the file and hold its outputs on the probe against the host's."""
+    """Load the file, hold its outputs on the probe against the host's and find out what really ran it.
+
+    What the runtime makes of the file for an accelerator and caches is made here, before anything is timed.
+    """
     model, contract = _open(specification)
     inputs, expected = _probe(specification, contract)
     step = static_batch(contract) or 1
     starts = range(0, len(inputs[0]), step)
     outputs = [model.run([array[start : start + step] for array in inputs]) for start in starts]
     error, trouble = compare(outputs, expected, specification["tolerance"])
-    return {
+    asked = specification["accelerator"]["name"]
+    nodes = model.placement([array[:step] for array in inputs])
+    used, share = placed(asked, nodes)
+    answer = {
         "outcome": "mismatch" if trouble else "ok",
         "detail": trouble,
         "runtime": model.runtime,
         "runtime_version": model.version,
-        "accelerator_used": model.accelerator_used,
+        "accelerator_used": used,
+        "accelerator_share": share,
+        "placement": nodes or {},
         "max_output_error": error,
     }
+    if share == 0:
+        # Its latency would be another accelerator's under this one's name.
+        answer.update(outcome="unsupported", detail=f"nothing ran on {asked}: {elsewhere(asked, nodes)}")
+    return answer
 
 
 def _latency(specification: dict[str, Any]) -> dict[str, Any]:

@@ -1,0 +1,71 @@
+"""What an accelerator is to the adapters: data of the job that switches it on, and the count of what it really took."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from typing import Any
+
+CPU = "cpu"
+# A job's accelerator. `by_format` says for each format how to switch it on there; one without is not for the format.
+ON_CPU: dict[str, Any] = {"name": CPU, "by_format": {}}
+
+_CACHE = "{cache}"
+_TABLES = ("options", "session")
+
+
+def switch_of(accelerator: dict[str, Any], format: str) -> dict[str, Any] | None:  # noqa: A002
+    """Return how the accelerator is switched on for files of one format, None where it is not for them."""
+    switch: dict[str, Any] | None = accelerator["by_format"].get(format)
+    return switch
+
+
+def filled(switch: dict[str, Any], threads: int, caches: str | None, version: str) -> dict[str, Any]:
+    """Return the switch with `{threads}` and `{cache}` in its option values replaced, the cache's folder made.
+
+    `caches` is the folder for all that was ever made of one file. What was made of it by another release of the
+    runtime, or under other options, is not good for this one, so each has a folder of its own there. Raises OSError.
+    """
+    question = json.dumps([version, switch], sort_keys=True).encode()
+    cache = os.path.join(caches or "", hashlib.sha256(question).hexdigest()[:16])
+    done = dict(switch)
+    for table in _TABLES:
+        given = switch.get(table, {})
+        if any(_CACHE in value for value in given.values()):
+            os.makedirs(cache, exist_ok=True)
+        done[table] = {
+            key: value.replace(_CACHE, cache).replace("{threads}", str(threads)) for key, value in given.items()
+        }
+    return done
+
+
+def placed(asked: str, nodes: dict[str, int] | None) -> tuple[str, float | None]:
+    """Return where the file ran and the share of its nodes that ran there; None where the runtime does not tell.
+
+    `nodes` counts the nodes by what took them. That is what was asked for where it took a node at all, else what took
+    most; a delegate of CPU kernels that the runtime applies by itself is the CPU where the CPU was asked for.
+    """
+    total = sum(nodes.values()) if nodes else 0
+    if not nodes or not total:
+        return asked, None
+    if asked == CPU:
+        return CPU, 1.0
+    taken = nodes.get(asked, 0)
+    return (asked, taken / total) if taken else (max(nodes, key=lambda name: nodes[name]), 0.0)
+
+
+def elsewhere(asked: str, nodes: dict[str, int] | None) -> str:
+    """Return in words which nodes ran elsewhere than asked, or ""."""
+    if asked == CPU or not nodes:
+        return ""
+    total = sum(nodes.values())
+    others = [f"{count} of {total} nodes on {name}" for name, count in sorted(nodes.items()) if name != asked and count]
+    return ", ".join(others)
+
+
+def found_library(module: Any, library: str) -> str:
+    """Return the path of a library: relative ones lie beside the runtime's package, or where the loader looks."""
+    packages = os.path.dirname(os.path.dirname(os.path.abspath(getattr(module, "__file__", "") or ".")))
+    beside = os.path.join(packages, library)
+    return beside if not os.path.isabs(library) and os.path.exists(beside) else library
