@@ -44,17 +44,26 @@ class Run:
         return max(codes)
 
 
-def run(project: Project, progress: Progress = SILENT, mode: str | None = None, *, afresh: bool = False) -> Run:
+def run(
+    project: Project,
+    progress: Progress = SILENT,
+    mode: str | None = None,
+    accelerator: str | None = None,
+    *,
+    afresh: bool = False,
+) -> Run:
     """All stations, each doing only what is not done yet. A board that fails does not stop the others."""
-    project.devices()  # a mistake in the fleet is better told before the training than after
+    for device in project.devices():
+        project.accelerator(device, accelerator)  # a mistake is better told before the training than after
     if project.plan.train is not None:
         train(project, progress)
     built = build(project, progress=progress)
     if not built.variants:
         raise EdgeDeployError(f"nothing could be built: {built.failures[0].variant}: {built.failures[0].reason}")
-    visits = profile(project, progress=progress, mode=mode, afresh=afresh)
-    choices = select(project)
-    return Run(built, tuple(visits), tuple(choices), report(project, choices=choices, failures=built.failures))
+    visits = profile(project, progress=progress, mode=mode, accelerator=accelerator, afresh=afresh)
+    choices = select(project, accelerator=accelerator)
+    page = report(project, choices=choices, failures=built.failures, accelerator=accelerator)
+    return Run(built, tuple(visits), tuple(choices), page)
 
 
 def train(project: Project, progress: Progress = SILENT, *, afresh: bool = False) -> bool:
@@ -98,27 +107,33 @@ def profile(
     variants: Sequence[str] = (),
     progress: Progress = SILENT,
     mode: str | None = None,
+    accelerator: str | None = None,
     *,
     afresh: bool = False,
 ) -> list[Visited[Visit]]:
-    """Push what the boards lack and measure what was not yet measured in this way; `afresh` measures all again."""
+    """Push what the boards lack and measure what was not yet measured in this way; `afresh` measures all again.
+
+    Each board is measured on `accelerator`, or where that is None on the one that fleet or plan name for it.
+    """
     chosen = project.variants(variants)
-    wanted = measurement(project, mode, afresh=afresh)
+    boards = project.devices(devices)
+    wanted = {board.name: measurement(project, board, mode, accelerator, afresh=afresh) for board in boards}
 
     def action(device: Device) -> Visit:
-        return visit(project, device, chosen, progress, measure=wanted)
+        return visit(project, device, chosen, progress, measure=wanted[device.name])
 
-    return run_over(project.devices(devices), action)
+    return run_over(boards, action)
 
 
-def select(project: Project, devices: Sequence[str] = ()) -> list[Choice]:
-    """Choose for each device from what its board said last."""
+def select(project: Project, devices: Sequence[str] = (), accelerator: str | None = None) -> list[Choice]:
+    """Choose for each device from what its board said last of `accelerator`, by default the one it is measured on."""
     variants = project.variants()
     choices = []
     for device in project.devices(devices):
-        latest = project.latest_reports(device)
+        latest = project.latest_reports(device, accelerator)
         candidates = [Candidate(variant, latest.get(variant.id)) for variant in variants]
-        choices.append(choose(device, project.profile(device), project.plan.goal, candidates))
+        on = project.accelerator(device, accelerator)
+        choices.append(choose(device, project.profile(device), project.plan.goal, candidates, on))
     return choices
 
 
@@ -128,6 +143,7 @@ def report(
     *,
     choices: Sequence[Choice] | None = None,
     failures: Sequence[Failure] = (),
+    accelerator: str | None = None,
 ) -> Path:
     """Write the HTML page of everything built, measured and chosen; returns its path. Chooses where not given."""
     path = path or project.folder / REPORT_FILE
@@ -136,8 +152,8 @@ def report(
         path,
         title=project.folder.resolve().name,
         variants=project.variants(),
-        reports=[report for device in devices for report in project.latest_reports(device).values()],
-        choices=select(project) if choices is None else choices,
+        reports=[report for device in devices for report in project.latest_reports(device, accelerator).values()],
+        choices=select(project, accelerator=accelerator) if choices is None else choices,
         failures=[(failure.variant, failure.reason) for failure in failures],
         devices=devices,
     )

@@ -63,9 +63,28 @@ class Project:
             raise PlanError(f"{self.folder}: nothing is built yet; run `edgedeploy build`.")
         return [_find(name, current) for name in dict.fromkeys(names)] if names else current
 
-    def latest_reports(self, device: Device) -> dict[str, Report]:
-        """The newest report by variant id; what another kind of board of the same name once said is left out."""
-        return {r.variant_id: r for r in self.store.reports(device.name) if r.profile == device.profile}
+    def accelerator(self, device: Device, name: str | None = None) -> str:
+        """What to run on there: `name` where it is given, else what the fleet says, else the plan. Raises PlanError."""
+        wanted = name or device.accelerator or self.plan.accelerator
+        there = self.profile(device).accelerator_names
+        if wanted not in there:
+            raise PlanError(
+                f"{device.name}: the profile {device.profile} has no accelerator "
+                f"`{wanted}`{did_you_mean(wanted, there)}; there: {', '.join(there)}."
+            )
+        return wanted
+
+    def latest_reports(self, device: Device, accelerator: str | None = None) -> dict[str, Report]:
+        """The newest report by variant id of what ran on one accelerator, by default the one that `accelerator` gives.
+
+        What another kind of board of the same name once said is left out. Raises PlanError.
+        """
+        wanted = self.accelerator(device, accelerator)
+        return {
+            report.variant_id: report
+            for report in self.store.reports(device.name)
+            if report.profile == device.profile and report.conditions.accelerator == wanted
+        }
 
     def profile(self, device: Device) -> DeviceProfile:
         """The kind of board that a device of the fleet is."""

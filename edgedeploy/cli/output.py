@@ -19,6 +19,7 @@ from edgedeploy.cli.words import (
     accuracy,
     bytes_text,
     milliseconds,
+    on_text,
     or_absent,
     passes_text,
     plural,
@@ -26,7 +27,7 @@ from edgedeploy.cli.words import (
     tensors_text,
 )
 from edgedeploy.lab import worst_exit_code
-from edgedeploy.records import Choice, Outcome, Report, Variant
+from edgedeploy.records import CPU, Choice, Outcome, Report, Variant
 
 if TYPE_CHECKING:
     from edgedeploy.board import BoardFacts
@@ -143,14 +144,18 @@ def profiled(visits: Sequence[Visited[Visit]], *, as_json: bool) -> int:
     """What each board said; returns the exit code."""
     if as_json:
         print_json([report for visited in visits if visited.value for report in visited.value.reports])
+        for visited in visits:
+            for name, why in visited.value.left_out if visited.value else ():
+                print(f"edgedeploy: {visited.device}: left out {name}: {why}", file=sys.stderr)
         return _print_errors(visits)
     for visited in visits:
         if visited.value is not None:
             measured, all_reports = visited.value.measured, visited.value.reports
             found = len(all_reports) - len(measured)
-            title = f"{visited.device}: {len(measured)} measured now, {found} found"
+            title = f"{visited.device}{on_text(all_reports)}: {len(measured)} measured now, {found} found"
             out.print(_report_table(title, all_reports))
             _print_reasons(all_reports)
+            _print_left_out(visited.value)
     return _print_errors(visits)
 
 
@@ -165,7 +170,8 @@ def selected(choices: Sequence[Choice], *, as_json: bool) -> None:
 
 def print_choice(choice: Choice) -> None:
     """One device's winner, and why each other lost."""
-    heading = f"[bold]{choice.device}[/] ({choice.profile}), least {choice.objective}: "
+    on = "" if choice.accelerator == CPU else f" on {choice.accelerator}"
+    heading = f"[bold]{choice.device}[/] ({choice.profile}){on}, least {choice.objective}: "
     if choice.rehearsal:
         heading = "[yellow]REHEARSAL[/] " + heading
     if choice.winner is None:
@@ -213,8 +219,10 @@ def ran(run: Run, *, as_json: bool) -> None:
         if visited.value is not None:
             visit = visited.value
             sent = f"{len(visit.push.sent)} objects sent ({bytes_text(visit.push.bytes_sent)})"
-            out.print(_report_table(f"{visit.device}: {sent}, {len(visit.measured)} measured", visit.reports, by_name))
+            title = f"{visit.device}{on_text(visit.reports)}: {sent}, {len(visit.measured)} measured"
+            out.print(_report_table(title, visit.reports, by_name))
             _print_reasons(visit.reports)
+            _print_left_out(visit)
     for choice in run.choices:
         print_choice(choice)
     _print_errors(run.visits)
@@ -253,6 +261,8 @@ def shown(all_known: Shown, *, as_json: bool) -> None:
     if as_json:
         print_json(all_known)
         return
+    from edgedeploy.report.conditions import nodes
+
     variant, contract = all_known.variant, all_known.contract
     quality, drop, parity = variant.quality, variant.drop, variant.parity
     rows = {
@@ -277,7 +287,8 @@ def shown(all_known: Shown, *, as_json: bool) -> None:
         table.add_row("[bold]note[/]", escape(note))
     out.print(table)
     for report in all_known.reports:
-        out.print(_report_table(report.device, [report]))
+        out.print(_report_table(report.device + on_text([report]), [report]))
+        out.print(f"  nodes: {nodes(report) or 'not told'}")
         _print_reasons([report])
 
 
@@ -357,6 +368,15 @@ def _print_reasons(reports: Sequence[Report]) -> None:
     for reason, names in concerned.items():
         whom = "" if len(names) == len(reports) else f" ({', '.join(names)})"
         out.print(f"  [yellow]{escape(reason)}[/]{whom}", soft_wrap=True)
+
+
+def _print_left_out(visit: Visit) -> None:
+    """What was not measured for want of an accelerator that takes it, once a reason."""
+    by_reason: dict[str, list[str]] = {}
+    for name, why in visit.left_out:
+        by_reason.setdefault(why, []).append(name)
+    for why, names in by_reason.items():
+        out.print(f"  [yellow]left out: {escape(why)}[/] ({', '.join(names)})", soft_wrap=True)
 
 
 def _print_errors(visits: Sequence[Visited[Any]]) -> int:

@@ -31,6 +31,10 @@ Mode = Annotated[
     Literal["smoke", "quick", "full"] | None,
     typer.Option(help="How long to measure: at least 6, 10 or 60 s a variant. The plan's mode by default."),
 ]
+Accelerator = Annotated[
+    str | None,
+    typer.Option(metavar="NAME", help="What the boards compute on: cpu, or one that the device's profile lists."),
+]
 Afresh = Annotated[bool, typer.Option("--afresh", help="Do again what was already done.")]
 
 
@@ -132,6 +136,7 @@ def profile(
     device: Devices = [],  # noqa: B006
     variant: Variants = [],  # noqa: B006
     mode: Mode = None,
+    accelerator: Accelerator = None,
     afresh: Afresh = False,
     as_json: Json = False,
 ) -> None:
@@ -144,7 +149,7 @@ def profile(
     from edgedeploy.project import Project
 
     with output.progress() as progress:
-        visits = pipeline.profile(Project(project), device, variant, progress, mode, afresh=afresh)
+        visits = pipeline.profile(Project(project), device, variant, progress, mode, accelerator, afresh=afresh)
     raise typer.Exit(output.profiled(visits, as_json=as_json))
 
 
@@ -152,6 +157,7 @@ def profile(
 def select(
     project: Folder = Path(),
     device: Devices = [],  # noqa: B006
+    accelerator: Accelerator = None,
     as_json: Json = False,
 ) -> None:
     """Choose for each device; say why others lost.
@@ -162,14 +168,20 @@ def select(
     from edgedeploy.cli import output
     from edgedeploy.project import Project
 
-    choices = pipeline.select(Project(project), device)
+    choices = pipeline.select(Project(project), device, accelerator)
     output.selected(choices, as_json=as_json)
     if not all(choice.winner for choice in choices):
         raise typer.Exit(ExitCode.NOTHING_QUALIFIES)
 
 
 @app.command()
-def run(project: Folder = Path(), mode: Mode = None, afresh: Afresh = False, as_json: Json = False) -> None:
+def run(
+    project: Folder = Path(),
+    mode: Mode = None,
+    accelerator: Accelerator = None,
+    afresh: Afresh = False,
+    as_json: Json = False,
+) -> None:
     """Walk the whole road, from where it stopped.
 
     Train, build, push, profile, select and report, each doing only what is not done yet.
@@ -180,7 +192,7 @@ def run(project: Folder = Path(), mode: Mode = None, afresh: Afresh = False, as_
 
     opened = Project(project)
     with output.progress() as progress:
-        done = pipeline.run(opened, progress, mode, afresh=afresh)
+        done = pipeline.run(opened, progress, mode, accelerator, afresh=afresh)
     output.ran(done, as_json=as_json)
     raise typer.Exit(done.exit_code)
 
@@ -221,6 +233,7 @@ def show(
 def report(
     project: Folder = Path(),
     output_file: Annotated[Path | None, typer.Option("--output", "-o", help="Where to write the page.")] = None,
+    accelerator: Accelerator = None,
     as_json: Json = False,
 ) -> None:
     """Write the HTML page of all of it.
@@ -231,4 +244,4 @@ def report(
     from edgedeploy.cli import output
     from edgedeploy.project import Project
 
-    output.reported(pipeline.report(Project(project), output_file), as_json=as_json)
+    output.reported(pipeline.report(Project(project), output_file, accelerator=accelerator), as_json=as_json)

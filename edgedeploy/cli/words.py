@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence, Sized
+from collections.abc import Iterable, Mapping, Sequence, Sized
 from typing import Any
 
-from edgedeploy.records import Quality, Variant
+from edgedeploy.records import CPU, Quality, Report, Variant
 
 NOT_MEASURED = "-"
 
@@ -42,6 +42,12 @@ def signed(value: float) -> str:
 def accuracy(quality: Quality) -> str:
     """The metric with the bounds of its interval."""
     return f"{quality.value:.4f} [{quality.low:.4f}, {quality.high:.4f}]"
+
+
+def on_text(reports: Iterable[Report]) -> str:
+    """What the reports were asked to run on, where that is not the CPU."""
+    names = dict.fromkeys(r.conditions.accelerator for r in reports if r.conditions.accelerator != CPU)
+    return f" on {', '.join(names)}" if names else ""
 
 
 def passes_text(variant: Variant) -> str:

@@ -10,18 +10,23 @@ from edgedeploy.board.bundle import agent_bundle
 from edgedeploy.profiling import MODES, Mode, profile
 from edgedeploy.progress import Progress
 from edgedeploy.project import Project
-from edgedeploy.records import Device, Report, Variant
+from edgedeploy.records import CPU, Device, Report, Variant
 
 
 @dataclass(frozen=True, slots=True)
 class Visit:
-    """What a visit did. `variants` names those the board's profile can run; `measured` those measured now."""
+    """What a visit did.
+
+    `variants` names those the board's profile can run, on the accelerator asked for where they were to be measured;
+    `left_out` those that this accelerator does not take, each with the reason; `measured` those measured now.
+    """
 
     device: str
     variants: tuple[str, ...]
     push: PushResult
     reports: tuple[Report, ...]
     measured: tuple[str, ...] = ()
+    left_out: tuple[tuple[str, str], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,12 +35,19 @@ class Measurement:
 
     mode: Mode
     threads: int
+    accelerator: str = CPU
     afresh: bool = False
 
 
-def measurement(project: Project, mode: str | None = None, *, afresh: bool = False) -> Measurement:
-    """The measurement that the plan asks for, in another mode where one is given."""
-    return Measurement(MODES[mode or project.plan.mode], project.plan.threads, afresh)
+def measurement(
+    project: Project, device: Device, mode: str | None = None, accelerator: str | None = None, *, afresh: bool = False
+) -> Measurement:
+    """The measurement that plan and fleet ask for, in another mode or on another accelerator where one is given.
+
+    Raises PlanError where the device's profile does not list the accelerator.
+    """
+    plan = project.plan
+    return Measurement(MODES[mode or plan.mode], plan.threads, project.accelerator(device, accelerator), afresh)
 
 
 def visit(
@@ -52,9 +64,12 @@ def visit(
     Raises TransportError, BoardError, AgentError or LeaseError. Every report is kept as soon as it is judged.
     """
     kind = project.profile(device)
+    accelerator = measure.accelerator if measure else CPU
     runnable = [variant for variant in variants if kind.can_run(variant.target)]
+    unfit = {variant.name: why for variant in runnable if (why := kind.unfit(variant.target, accelerator))}
+    runnable = [variant for variant in runnable if variant.name not in unfit]
     names = tuple(variant.name for variant in runnable)
-    latest = project.latest_reports(device)
+    latest = project.latest_reports(device, accelerator)
     wanted = _unmeasured(runnable, latest, measure) if measure else []
     with open_board(device, kind, project.folder) as board:
         progress.step(f"push to {device.name}")
@@ -70,12 +85,16 @@ def visit(
             dry_run=dry_run,
         )
         if wanted and measure:
-            progress.step(f"profile {len(wanted)} variants on {device.name} ({measure.mode.name})")
-            for report in profile(board, device, kind, wanted, mode=measure.mode, threads=measure.threads):
+            on = "" if accelerator == CPU else f", {accelerator}"
+            progress.step(f"profile {len(wanted)} variants on {device.name} ({measure.mode.name}{on})")
+            for report in profile(
+                board, device, kind, wanted, mode=measure.mode, threads=measure.threads, accelerator=accelerator
+            ):
                 project.store.save_report(report)
                 latest[report.variant_id] = report
     reports = tuple(latest[variant.id] for variant in runnable if variant.id in latest)
-    return Visit(device.name, names, pushed, reports, tuple(variant.name for variant in wanted))
+    measured = tuple(variant.name for variant in wanted)
+    return Visit(device.name, names, pushed, reports, measured, tuple(unfit.items()))
 
 
 def _unmeasured(variants: Sequence[Variant], latest: Mapping[str, Report], measure: Measurement) -> list[Variant]:

@@ -15,6 +15,7 @@ from edgedeploy.plan.mistakes import did_you_mean, first_mistake, first_repeated
 from edgedeploy.plan.tables import FleetFile, PlanFile, ProfileFile, RecipeTable
 from edgedeploy.plan.values import FLEET_FILE, PLAN_FILE, Fleet, Goal, Plan
 from edgedeploy.records import (
+    Accelerator,
     Calibration,
     CpuCluster,
     Device,
@@ -72,6 +73,7 @@ def load_plan(folder: Path, passes: Mapping[str, type[Pass]]) -> Plan:
         recipes=recipes,
         mode=document.profile.mode,
         threads=document.profile.threads,
+        accelerator=document.profile.accelerator,
         project=document.store.project or "",
         store_url=document.store.url,
     )
@@ -130,6 +132,13 @@ def load_fleet(folder: Path) -> Fleet:
                 f"{path}: device[{i}].profile: no device profile `{table.profile}`"
                 f"{did_you_mean(table.profile, profiles)}; there: {', '.join(sorted(profiles))}."
             )
+        if table.accelerator is not None:
+            there = profiles[table.profile].accelerator_names
+            if table.accelerator not in there:
+                raise PlanError(
+                    f"{path}: device[{i}].accelerator: {table.profile} has no accelerator `{table.accelerator}`"
+                    f"{did_you_mean(table.accelerator, there)}; there: {', '.join(there)}."
+                )
         fields = table.model_dump()
         # Two addresses on this very machine disturb each other's timing even where the user did not say so.
         shares = table.shares or ("local:" if table.address == "local:" else None)
@@ -148,6 +157,17 @@ def load_profiles(extra: Path | None = None) -> dict[str, DeviceProfile]:
 
 def _load_profile(path: Path) -> DeviceProfile:
     document = _read(path, ProfileFile, "device profiles are TOML files")
+    runtimes = [runtime.name for runtime in document.runtime]
+    for i, accelerator in enumerate(document.accelerator):
+        if accelerator.runtime not in runtimes:
+            raise PlanError(
+                f"{path}: accelerator[{i}].runtime: no runtime `{accelerator.runtime}`"
+                f"{did_you_mean(accelerator.runtime, runtimes)}; there: {', '.join(runtimes)}."
+            )
+    if repeated := first_repeated(
+        f"{accelerator.name} of {accelerator.runtime}" for accelerator in document.accelerator
+    ):
+        raise PlanError(f"{path}: accelerator: {repeated} is there twice; keep one of them.")
     return DeviceProfile(
         name=path.stem,
         title=document.title,
@@ -162,7 +182,7 @@ def _load_profile(path: Path) -> DeviceProfile:
             for r in document.runtime
         ),
         transports=tuple(document.transports),
-        accelerators=tuple(document.accelerators),
+        accelerators=tuple(Accelerator(**table.model_dump()) for table in document.accelerator),
         power_source=document.power_source,
         power_note=document.power_note,
         max_temperature_c=document.max_temperature_c,

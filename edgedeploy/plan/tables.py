@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from edgedeploy.plan.values import Mode, Objective
-from edgedeploy.records import CalibrationMethod, Format, Int8Form, Precision
+from edgedeploy.records import CPU, CalibrationMethod, Format, Int8Form, Precision
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
 # A metric may be an error in any unit, so that neither it nor its drop ends at 1.
@@ -69,6 +69,7 @@ class ProfileTable(Table):
 
     mode: Mode = "quick"
     threads: PositiveInteger = 1
+    accelerator: Name = CPU
 
 
 class StoreTable(Table):
@@ -99,6 +100,7 @@ class DeviceTable(Table):
     python: str | None = None
     ssh_config: str | None = None
     shares: str | None = None
+    accelerator: Name | None = None
     emulated: bool = False
     tags: list[str] = []
 
@@ -133,6 +135,32 @@ class RuntimeTable(Table):
     int8: list[Int8Table] = []
 
 
+class AcceleratorTable(Table):
+    """An [[accelerator]] of a device profile."""
+
+    name: Name
+    runtime: str
+    precisions: Annotated[tuple[Precision, ...], Field(min_length=1)]
+    int8: tuple[Int8Form, ...] = ()
+    provider: str | None = None
+    library: str | None = None
+    then: tuple[str, ...] = ()
+    delegate: str | None = None
+    options: dict[str, str] = {}
+    session: dict[str, str] = {}
+    tried: bool = False
+
+    @model_validator(mode="after")
+    def _is_one_thing(self) -> AcceleratorTable:
+        if self.name == CPU:
+            raise ValueError(f"{CPU} is what every board has; give this one another name")
+        if self.provider is not None and self.delegate is not None:
+            raise ValueError("has a provider and a delegate; a runtime takes one of them")
+        if self.provider is None and (self.library is not None or self.then or self.session):
+            raise ValueError("library, then and session are for a provider; name the provider too")
+        return self
+
+
 class LimitsTable(Table):
     """[limits] of a device profile."""
 
@@ -147,11 +175,11 @@ class ProfileFile(Table):
     arch: str
     memory_bytes: PositiveInteger
     transports: Annotated[list[Literal["local", "ssh", "adb"]], Field(min_length=1)]
-    accelerators: list[str] = []
     isa: list[str] = []
     power_source: Literal["rapl", "ina3221", "pi5-pmic", "battery"] | None = None
     power_note: str | None = None
     max_temperature_c: PositiveNumber | None = None
     cpu: Annotated[list[CpuTable], Field(min_length=1)]
     runtime: Annotated[list[RuntimeTable], Field(min_length=1)]
+    accelerator: list[AcceleratorTable] = []
     limits: LimitsTable = LimitsTable()

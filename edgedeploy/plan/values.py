@@ -42,6 +42,7 @@ class Plan:
     recipes: tuple[Recipe, ...]
     mode: Mode
     threads: int
+    accelerator: str
     project: str
     store_url: str | None
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from statistics import median
 
-from edgedeploy.records import Conditions, DeviceProfile, Outcome, Repetition, Verdict
+from edgedeploy.on_device.accelerators import elsewhere
+from edgedeploy.records import CPU, Conditions, DeviceProfile, Outcome, Repetition, Verdict
 
 # Bits 0-3 of `vcgencmd get_throttled` speak of now (under-voltage, capped, throttled, soft limit), 16-19 of the
 # time since boot.
@@ -32,20 +33,35 @@ def judge(
     outcome: Outcome, conditions: Conditions, kept: Sequence[Repetition], profile: DeviceProfile
 ) -> tuple[Verdict, tuple[str, ...]]:
     """The verdict on a measurement, with its reasons. `kept` are the repetitions that were not void."""
-    if outcome is not Outcome.OK:
-        return Verdict.INVALID, (f"the outcome is {outcome}",)
     invalid: list[str] = []
-    if conditions.accelerator_used != conditions.accelerator:
+    if conditions.accelerator_used not in ("", conditions.accelerator):
         invalid.append(f"ran on {conditions.accelerator_used} where {conditions.accelerator} was asked for")
+    if outcome is not Outcome.OK:
+        return Verdict.INVALID, (f"the outcome is {outcome}", *invalid)
     voids = [reason for repetition in conditions.repetitions if (reason := void_reason(repetition, profile))]
     if len(kept) < 2:
         invalid.append(f"only {len(kept)} of {len(conditions.repetitions)} repetitions count")
     if invalid:
         return Verdict.INVALID, tuple(dict.fromkeys(invalid + voids))
-    suspect = list(_doubts(conditions, kept))
+    suspect = [*_misfits(conditions, profile), *_doubts(conditions, kept)]
     if voids:
         suspect.insert(0, f"{len(voids)} of {len(conditions.repetitions)} repetitions void: {voids[0]}")
     return (Verdict.SUSPECT if suspect else Verdict.VALID), tuple(suspect)
+
+
+def _misfits(conditions: Conditions, profile: DeviceProfile) -> list[str]:
+    """What ran otherwise than asked, and what the board is otherwise than its profile says."""
+    doubts: list[str] = []
+    asked, share = conditions.accelerator, conditions.accelerator_share
+    if asked != CPU and share is None:
+        doubts.append(f"the runtime does not tell whether {asked} took the net")
+    elif asked != CPU and share is not None and share < 1:
+        doubts.append(f"{share:.0%} of the net's nodes ran on {asked}: {elsewhere(asked, dict(conditions.placement))}")
+    # An emulated board shows the instruction set of the machine below it.
+    lacking = [feature for feature in profile.isa if feature not in conditions.isa]
+    if conditions.isa and lacking and not conditions.emulated:
+        doubts.append(f"the board lacks {', '.join(lacking)}, which its profile {profile.name} names")
+    return doubts
 
 
 def _doubts(conditions: Conditions, kept: Sequence[Repetition]) -> list[str]:

@@ -13,6 +13,8 @@ from edgedeploy.errors import AgentError, BoardError
 from edgedeploy.profiling.judge import judge, void_reason
 from edgedeploy.profiling.modes import MAX_RUNS, WARM_UP, Mode
 from edgedeploy.records import (
+    CPU,
+    Accelerator,
     Conditions,
     Device,
     DeviceProfile,
@@ -42,6 +44,8 @@ OUTPUT_TOLERANCE = {
 }
 
 CHILD_TIMEOUT_S = 300.0
+# TensorRT tries out kernels for minutes before it has an engine, on the small boards for many.
+BUILD_TIMEOUT_S = 3600.0
 FACTS_TIMEOUT_S = 300.0
 
 
@@ -53,7 +57,7 @@ def profile(
     *,
     mode: Mode,
     threads: int = 1,
-    accelerator: str = "cpu",
+    accelerator: str = CPU,
     seed: int = 0,
 ) -> list[Report]:
     """Measure variants that are already on the board, interleaved; one report each, in the order given.
@@ -61,18 +65,20 @@ def profile(
     Raises AgentError where the board's report cannot be used, BoardError where the board has no runtime at all, and
     the errors of `Board.run_job`.
     """
+    switches = kind.accelerators_called(accelerator)
+    child_timeout_s = BUILD_TIMEOUT_S if any(switch.caches for switch in switches.values()) else CHILD_TIMEOUT_S
     operation = {
         "op": "profile",
         "mode": mode.name,
         "threads": threads,
-        "accelerator": accelerator,
+        "accelerator": {"name": accelerator, "by_format": {f.value: _switch(switches[f]) for f in switches}},
         "seed": seed,
         "repetitions": mode.repetitions,
         "min_runs": mode.min_runs,
         "min_seconds": mode.min_seconds,
         "max_runs": MAX_RUNS,
         "warm_up": WARM_UP,
-        "child_timeout_s": CHILD_TIMEOUT_S,
+        "child_timeout_s": child_timeout_s,
         "variants": [
             {
                 "id": variant.id,
@@ -86,7 +92,7 @@ def profile(
         ],
     }
     # Every child may take its whole time before the agent gives up on it.
-    deadline_s = 60.0 + CHILD_TIMEOUT_S * len(variants) * (mode.repetitions + 2)
+    deadline_s = 60.0 + child_timeout_s * len(variants) * (mode.repetitions + 2)
     document = board.run_job([operation], timeout_s=deadline_s)
     result = board.result(document, 0)
     said = {entry["id"]: entry for entry in result["variants"]}
@@ -98,6 +104,14 @@ def profile(
     return [
         _report(variant, said[variant.id], document, device, kind, mode, threads, accelerator) for variant in variants
     ]
+
+
+def _switch(accelerator: Accelerator) -> dict[str, Any]:
+    """An accelerator as a job has it: what is not said of it is not there."""
+    fields: dict[str, Any] = {
+        name: getattr(accelerator, name) for name in ("provider", "library", "then", "session", "delegate", "options")
+    }
+    return {name: value for name, value in fields.items() if value}
 
 
 def _check_runtimes(board: Board, kind: DeviceProfile) -> None:
@@ -126,12 +140,15 @@ def _report(
         mode=mode.name,
         threads=threads,
         accelerator=accelerator,
-        accelerator_used=raw["accelerator_used"] or accelerator,
+        accelerator_used=raw["accelerator_used"],
+        accelerator_share=raw["accelerator_share"],
+        placement=raw["placement"],
         emulated=device.emulated or bool(facts["emulated"]),
         python=facts["python"],
         kernel=facts["kernel"],
         machine=facts["machine"],
         cpus=facts["cpus"],
+        isa=tuple(facts["isa"]),
         repetitions=tuple(_repetition(repetition) for repetition in raw["repetitions"]),
     )
     outcome = Outcome(raw["outcome"])

@@ -11,7 +11,16 @@ from edgedeploy.records.asked import (
     Recipe,
     Target,
 )
-from edgedeploy.records.boards import CpuCluster, Device, DeviceProfile, Int8Preference, Limits, RuntimeSupport
+from edgedeploy.records.boards import (
+    CPU,
+    Accelerator,
+    CpuCluster,
+    Device,
+    DeviceProfile,
+    Int8Preference,
+    Limits,
+    RuntimeSupport,
+)
 from edgedeploy.records.built import Artifact, Drop, LayerSensitivity, OperatorUse, Parity, Quality, Variant
 from edgedeploy.records.chosen import Choice, Rejection
 from edgedeploy.records.measured import (
@@ -28,6 +37,8 @@ from edgedeploy.records.measured import (
 )
 
 __all__ = [
+    "CPU",
+    "Accelerator",
     "Artifact",
     "Calibration",
     "CalibrationMethod",

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from edgedeploy.records.asked import Format, Int8Form, Precision, Target
+
+CPU = "cpu"  # the accelerator that every board has and no profile names
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +41,36 @@ class RuntimeSupport:
 
 
 @dataclass(frozen=True, slots=True)
+class Accelerator:
+    """What one runtime can compute on besides its kernels for the CPU, and how it is switched on there.
+
+    `provider` is an execution provider of ONNX Runtime, from `library` where it is a plugin, and `then` those that get
+    the nodes it leaves, before the CPU does. `delegate` is the library of a TensorFlow Lite delegate. Where there is
+    neither, the runtime applies it by itself. `options` go to the provider or delegate, `session` are entries of the
+    session's configuration; on the board `{threads}` in a value becomes the number of threads and `{cache}` a folder
+    that keeps what was made of the file. `int8` names the forms of static int8 that it takes, empty for all. `tried`
+    says whether this project has ever seen it run.
+    """
+
+    name: str
+    runtime: str
+    precisions: tuple[Precision, ...]
+    int8: tuple[Int8Form, ...] = ()
+    provider: str | None = None
+    library: str | None = None
+    then: tuple[str, ...] = ()
+    delegate: str | None = None
+    options: Mapping[str, str] = field(default_factory=dict)
+    session: Mapping[str, str] = field(default_factory=dict)
+    tried: bool = False
+
+    @property
+    def caches(self) -> bool:
+        """Whether it keeps what it made of a file, and so may be long over its first run."""
+        return any("{cache}" in value for value in (*self.options.values(), *self.session.values()))
+
+
+@dataclass(frozen=True, slots=True)
 class Limits:
     """Constraints; None where there is none. Used both for what a board bears and for what a user wants."""
 
@@ -66,7 +99,7 @@ class DeviceProfile:
     memory_bytes: int
     runtimes: tuple[RuntimeSupport, ...]
     transports: tuple[str, ...]
-    accelerators: tuple[str, ...] = ()
+    accelerators: tuple[Accelerator, ...] = ()
     power_source: str | None = None
     power_note: str | None = None
     max_temperature_c: float | None = None
@@ -75,13 +108,15 @@ class DeviceProfile:
     def int8_forms(self, file_format: Format) -> tuple[Int8Form, ...]:
         """The forms of static int8 to make for this kind of board; empty where the format leaves no choice.
 
-        One for each runtime where `isa` says what the cores have; where it says nothing, all that they may want.
+        One for each runtime where `isa` says what the cores have; where it says nothing, all that they may want. And
+        the first of each accelerator that does not take all.
         """
         forms: dict[Int8Form, None] = {}
         for runtime in self.runtimes:
             if runtime.format == file_format:
                 fitting = [p.form for p in runtime.int8 if not self.isa or set(p.isa) <= set(self.isa)]
                 forms |= dict.fromkeys(fitting[:1] if self.isa else fitting)
+                forms |= dict.fromkeys(f for a in self.accelerators if a.runtime == runtime.name for f in a.int8[:1])
         return tuple(forms)
 
     def can_run(self, target: Target) -> bool:
@@ -91,13 +126,39 @@ class DeviceProfile:
             return False
         return any(r.format == target.format and target.precision in r.precisions for r in self.runtimes)
 
+    @property
+    def accelerator_names(self) -> tuple[str, ...]:
+        """What a measurement on this kind of board may be asked to run on."""
+        return (CPU, *dict.fromkeys(accelerator.name for accelerator in self.accelerators))
+
+    def accelerators_called(self, name: str) -> dict[Format, Accelerator]:
+        """The accelerators of one name by the format whose runtime has it; none for the CPU, which needs no switch."""
+        formats = {runtime.name: runtime.format for runtime in self.runtimes}
+        return {
+            formats[accelerator.runtime]: accelerator for accelerator in self.accelerators if accelerator.name == name
+        }
+
+    def unfit(self, target: Target, name: str) -> str:
+        """Why a target that this kind of board can run is not for the accelerator of that name, or ""."""
+        if name == CPU:
+            return ""
+        accelerator = self.accelerators_called(name).get(target.format)
+        if accelerator is None:
+            return f"{self.name} has no {name} for {target.format} files"
+        if target.precision not in accelerator.precisions:
+            return f"{name} takes {', '.join(accelerator.precisions)} there, not {target.precision}"
+        if target.form is not None and accelerator.int8 and target.form not in accelerator.int8:
+            return f"{name} takes int8 as {', '.join(accelerator.int8)} there, not {target.form}"
+        return ""
+
 
 @dataclass(frozen=True, slots=True)
 class Device:
     """One board. `address` is `local:` or `ssh://[user@]host[:port]`.
 
     `root` is the folder on the board that edgedeploy owns; `~` is the home of the user who logs in. `shares`
-    names a resource that boards on one host share, so that they are never measured at once.
+    names a resource that boards on one host share, so that they are never measured at once. `accelerator` is what to
+    measure on, None for what the plan says.
     """
 
     name: str
@@ -107,5 +168,6 @@ class Device:
     python: str | None = None
     ssh_config: str | None = None
     shares: str | None = None
+    accelerator: str | None = None
     emulated: bool = False
     tags: tuple[str, ...] = ()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from edgedeploy.records.boards import CPU
 from edgedeploy.records.measured import Verdict
 
 
@@ -23,7 +24,7 @@ class Choice:
     first; `winner` is its head, or None. `rejected` gives every other variant its reason, ranked ones too.
     `verdict` is the worst in the ranking, and `reasons` are those of its doubts, each after its variant's name.
     `confidence` is the probability that the winner is really ahead of the runner-up on the objective, None
-    where there is no runner-up.
+    where there is no runner-up. `accelerator` is what the measurements were asked to run on.
     """
 
     device: str
@@ -37,3 +38,4 @@ class Choice:
     reasons: tuple[str, ...] = ()
     confidence: float | None = None
     rehearsal: bool = False
+    accelerator: str = CPU

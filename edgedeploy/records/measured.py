@@ -120,7 +120,12 @@ class Repetition:
 
 @dataclass(frozen=True, slots=True)
 class Conditions:
-    """Under what circumstances a report was made."""
+    """Under what circumstances a report was made.
+
+    `accelerator_used` is what ran the file, empty where it did not run; `accelerator_share` the share of its nodes
+    that ran on the accelerator asked for, None where the runtime does not tell; `placement` counts nodes by what took
+    them. `isa` names the board's instruction-set features that matter here, empty where it does not tell.
+    """
 
     mode: str
     threads: int
@@ -132,6 +137,9 @@ class Conditions:
     machine: str
     cpus: int
     repetitions: tuple[Repetition, ...] = ()
+    accelerator_share: float | None = None
+    placement: Mapping[str, int] = field(default_factory=dict)
+    isa: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

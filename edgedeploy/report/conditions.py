@@ -24,6 +24,7 @@ def shared_facts(rows: Sequence[Row]) -> list[tuple[str, str]]:
         ("Accelerator", _accelerator),
         ("Emulated", lambda r: "yes" if r.conditions.emulated else "no"),
         ("Runtime", lambda r: f"{r.runtime} {r.runtime_version}".strip()),
+        ("Instruction set", lambda r: " ".join(r.conditions.isa)),
         ("Machine", lambda r: f"{r.conditions.machine}, {r.conditions.cpus} CPUs"),
         ("Kernel", lambda r: r.conditions.kernel),
         ("Python on the board", lambda r: r.conditions.python),
@@ -49,6 +50,12 @@ def told_columns(rows: Sequence[Row]) -> tuple[list[str], list[str]]:
     """What a board told about its state for at least one row, and what it never told."""
     seen = {name for row in rows if row.report is not None for name in circumstances(row.report)}
     return [name for name in _STATE if name in seen], [name for name in _STATE if name not in seen]
+
+
+def nodes(report: Report) -> str:
+    """How many of the file's nodes ran on what, most first; empty where the runtime does not tell."""
+    placement = sorted(report.conditions.placement.items(), key=lambda item: -item[1])
+    return ", ".join(f"{count} on {name}" for name, count in placement)
 
 
 def _accelerator(report: Report) -> str:

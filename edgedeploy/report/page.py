@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from edgedeploy.errors import StoreError
 from edgedeploy.records import Choice, Device, Report, Variant
 from edgedeploy.report import units
-from edgedeploy.report.conditions import circumstances, shared_facts, told_columns
+from edgedeploy.report.conditions import circumstances, nodes, shared_facts, told_columns
 from edgedeploy.report.figures import histogram, picture
 from edgedeploy.report.view import device_views
 
@@ -92,6 +92,7 @@ def _environment() -> Environment:
     environment.globals.update(
         interval=units.interval,
         circumstances=circumstances,
+        nodes=nodes,
         shared_facts=shared_facts,
         told_columns=told_columns,
         histogram=_samples_histogram,

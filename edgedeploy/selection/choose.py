@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from edgedeploy.plan import Goal
-from edgedeploy.records import Choice, Device, DeviceProfile, Rejection, Report, Variant, Verdict
+from edgedeploy.records import CPU, Choice, Device, DeviceProfile, Rejection, Report, Variant, Verdict
 from edgedeploy.selection.constraints import broken_limits, unfit
 from edgedeploy.selection.pareto import dominator
 from edgedeploy.statistics import probability_lower
@@ -39,15 +39,18 @@ class _Fit:
         return self.report.verdict is Verdict.SUSPECT
 
 
-def choose(device: Device, profile: DeviceProfile, goal: Goal, candidates: Sequence[Candidate]) -> Choice:
+def choose(
+    device: Device, profile: DeviceProfile, goal: Goal, candidates: Sequence[Candidate], accelerator: str = CPU
+) -> Choice:
     """Constraints of the goal and the profile first, then the Pareto front, then the goal's objective.
 
+    `accelerator` is what the reports of the candidates were asked of.
     The front is taken over p50 latency, drop of the metric, file size, peak RSS and energy, as far as measured.
     """
     reasons: dict[str, str] = {}
     fits: list[_Fit] = []
     for candidate in candidates:
-        reason, fit = _weigh(candidate, device, profile, goal)
+        reason, fit = _weigh(candidate, device, profile, goal, accelerator)
         if fit is not None:
             fits.append(fit)
         else:
@@ -76,13 +79,16 @@ def choose(device: Device, profile: DeviceProfile, goal: Goal, candidates: Seque
         reasons=tuple(f"{fit.variant.name}: {reason}" for fit in ranking for reason in fit.report.reasons),
         confidence=_lead(ranking[0], ranking[1], goal) if len(ranking) > 1 else None,
         rehearsal=device.emulated or any(fit.report.conditions.emulated for fit in ranking),
+        accelerator=accelerator,
     )
 
 
-def _weigh(candidate: Candidate, device: Device, profile: DeviceProfile, goal: Goal) -> tuple[str, _Fit | None]:
+def _weigh(
+    candidate: Candidate, device: Device, profile: DeviceProfile, goal: Goal, accelerator: str
+) -> tuple[str, _Fit | None]:
     """A candidate ready to be compared, or the reason why it cannot be."""
     variant, report = candidate.variant, candidate.report
-    if (reason := unfit(variant, report, profile, device.name)) is not None:
+    if (reason := unfit(variant, report, profile, device.name, accelerator)) is not None:
         return reason, None
     assert report is not None
     broken = [

@@ -4,15 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from edgedeploy.records import DeviceProfile, Limits, Metrics, Outcome, Report, Variant, Verdict
+from edgedeploy.records import CPU, DeviceProfile, Limits, Metrics, Outcome, Report, Variant, Verdict
 
 
-def unfit(variant: Variant, report: Report | None, profile: DeviceProfile, device: str) -> str | None:
+def unfit(
+    variant: Variant, report: Report | None, profile: DeviceProfile, device: str, accelerator: str = CPU
+) -> str | None:
     """Why a variant cannot be ranked at all on this device, or None where it can."""
     if not profile.can_run(variant.target):
         return f"no runtime of the profile {profile.name} runs {variant.target}"
+    if why := profile.unfit(variant.target, accelerator):
+        return why
     if report is None:
-        return f"not measured on {device}: run `edgedeploy profile --device {device}`"
+        on = "" if accelerator == CPU else f" --accelerator {accelerator}"
+        return f"not measured on {device}: run `edgedeploy profile --device {device}{on}`"
     if report.outcome is not Outcome.OK:
         return f"{report.outcome}: {report.detail}" if report.detail else str(report.outcome)
     if report.verdict is Verdict.INVALID:
