@@ -8,17 +8,12 @@ import os
 from typing import Any
 
 CPU = "cpu"
-# A job's accelerator. `by_format` says for each format how to switch it on there; one without is not for the format.
-ON_CPU: dict[str, Any] = {"name": CPU, "by_format": {}}
+# What an adapter gets: beside the name how to switch it on, where the runtime does not do so by itself, and the folder
+# for what is made of this file and kept.
+ON_CPU: dict[str, Any] = {"name": CPU, "switch": None, "caches": None}
 
 _CACHE = "{cache}"
 _TABLES = ("options", "session")
-
-
-def switch_of(accelerator: dict[str, Any], format: str) -> dict[str, Any] | None:  # noqa: A002
-    """Return how the accelerator is switched on for files of one format, None where it is not for them."""
-    switch: dict[str, Any] | None = accelerator["by_format"].get(format)
-    return switch
 
 
 def filled(switch: dict[str, Any], threads: int, caches: str | None, version: str) -> dict[str, Any]:

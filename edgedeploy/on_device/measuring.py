@@ -38,9 +38,11 @@ class Candidate:
             "probe": object_path(root, variant["probe"]),
             "tolerance": variant["tolerance"],
             "threads": operation["threads"],
-            "accelerator": dict(
-                operation["accelerator"], caches=os.path.join(os.path.abspath(root), "caches", variant["artifact"])
-            ),
+            "accelerator": {
+                "name": operation["accelerator"],
+                "switch": variant.get("switch"),
+                "caches": os.path.join(os.path.abspath(root), "caches", variant["artifact"]),
+            },
         }
         self.result: dict[str, Any] = {
             "id": variant["id"],

@@ -6,7 +6,7 @@ import ctypes
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from .accelerators import CPU, filled, found_library, switch_of
+from .accelerators import CPU, filled, found_library
 from .failures import UnsupportedModel, refusal
 from .tensors import from_file, to_file
 
@@ -68,13 +68,13 @@ def load(module: Any, path: str, contract: dict[str, Any], threads: int, acceler
 def _delegates(module: Any, threads: int, accelerator: dict[str, Any]) -> list[Any]:
     """Return the delegate that the accelerator names; none for the CPU and for what the interpreter applies itself."""
     name = accelerator["name"]
-    switch = switch_of(accelerator, "tflite")
+    switch = accelerator["switch"]
     if name in (CPU, _DEFAULT) and not switch:
         return []
     if switch is None or "delegate" not in switch:
         raise UnsupportedModel(f"{module.__name__} has no accelerator {name!r} here, only {CPU} and {_DEFAULT}")
     package = importlib.import_module(module.__name__.partition(".")[0])
-    switch = filled(switch, threads, accelerator.get("caches"), str(getattr(package, "__version__", "")))
+    switch = filled(switch, threads, accelerator["caches"], str(getattr(package, "__version__", "")))
     library = found_library(package, switch["delegate"])
     try:
         # What is no plugin is told here in one line: load_delegate leaves half an object behind that fails once more.

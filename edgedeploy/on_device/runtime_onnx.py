@@ -7,7 +7,7 @@ import os
 import tempfile
 from typing import TYPE_CHECKING, Any
 
-from .accelerators import CPU, filled, found_library, switch_of
+from .accelerators import CPU, filled, found_library
 from .documents import read_json
 from .failures import UnsupportedModel, refusal
 from .tensors import from_file, to_file
@@ -90,7 +90,7 @@ def load(module: Any, path: str, contract: dict[str, Any], threads: int, acceler
 def _switch(module: Any, threads: int, accelerator: dict[str, Any]) -> dict[str, Any]:
     """Return the provider to use first, with its options filled in. Raises UnsupportedModel where it is not there."""
     name = accelerator["name"]
-    switch = switch_of(accelerator, "onnx")
+    switch = accelerator["switch"]
     if name == CPU and not switch:
         return {"provider": _CPU, "options": {}, "session": {}}
     there = module.get_available_providers()
@@ -99,7 +99,7 @@ def _switch(module: Any, threads: int, accelerator: dict[str, Any]) -> dict[str,
         raise UnsupportedModel(
             f"onnxruntime {module.__version__} has no accelerator {name!r} here, only {_names(there)}"
         )
-    return filled(switch, threads, accelerator.get("caches"), module.__version__)
+    return filled(switch, threads, accelerator["caches"], module.__version__)
 
 
 def _session(
@@ -117,7 +117,7 @@ def _session(
             options.add_session_config_entry(key, value)
     provider = switch["provider"]
     try:
-        if "library" in switch:
+        if provider not in module.get_available_providers():
             _add_plugin(module, options, switch)
             return module.InferenceSession(path, options, enable_fallback=0)
         names = dict.fromkeys([provider, *switch.get("then", []), _CPU])
@@ -134,9 +134,12 @@ def _add_plugin(module: Any, options: Any, switch: dict[str, Any]) -> None:
         raise UnsupportedModel(f"onnxruntime {module.__version__} takes no execution provider from a library")
     if not any(device.ep_name == provider for device in module.get_ep_devices()):
         module.register_execution_provider_library(provider, found_library(module, switch["library"]))
-    devices = [device for device in module.get_ep_devices() if device.ep_name == provider]
+    there = [device for device in module.get_ep_devices() if device.ep_name == provider]
+    kinds = [device.device.type.name.lower() for device in there]
+    devices = [device for device, kind in zip(there, kinds) if kind == switch.get("device", kind)]
     if not devices:
-        raise UnsupportedModel(f"{provider} finds no device here that it could use")
+        wanted = switch.get("device", "device")
+        raise UnsupportedModel(f"{provider} finds no {wanted} here, only {', '.join(sorted(kinds)) or 'nothing'}")
     options.add_provider_for_devices(devices, switch["options"])
 
 

@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 __all__ = ["RUNTIMES", "Model", "RuntimeUnavailable", "UnsupportedModel", "import_runtime", "open_model"]
 
 # format -> (name, module, adapter), tried in this order. An adapter is called with the imported module, path,
-# contract, number of threads and the job's accelerator; it returns a Session or raises UnsupportedModel.
+# contract, number of threads and accelerator (see accelerators.py); it returns a Session or raises UnsupportedModel.
 RUNTIMES: dict[str, tuple[tuple[str, str, Callable[..., Session]], ...]] = {
     "onnx": (("onnxruntime", "onnxruntime", runtime_onnx.load),),
     "tflite": (
@@ -121,7 +121,7 @@ def open_model(
 ) -> Model:
     """Load `path` with the first runtime for the contract's format that can be imported.
 
-    `accelerator` is as a job has it, with the folder `caches` for what is made of this file; the CPU by default.
+    `accelerator` is as accelerators.py describes it, the CPU by default.
     Raises RuntimeUnavailable where no runtime can be imported, UnsupportedModel where it cannot load the file or
     lacks the accelerator, OSError where the folder cannot be made.
     """

@@ -27,8 +27,7 @@ if TYPE_CHECKING:
 
 __all__ = ["MalformedDocument", "check_contract", "check_envelope", "check_job", "check_operation", "check_report"]
 
-SCHEMA = 2  # of jobs and reports; the host's and the agent's are always the same
-CONTRACT_SCHEMA = 1
+SCHEMA = 1
 OUTCOMES = ("ok", "unsupported", "out_of_memory", "timeout", "crashed", "mismatch")
 ERROR_KINDS = ("locked", "bad_job", "io", "no_runtime")
 FORMATS = ("onnx", "tflite")
@@ -76,25 +75,19 @@ def check_report(report: Any) -> None:
 
 def check_contract(contract: Any) -> None:
     """Check the contract beside a model as far as running the model needs it. Raises MalformedDocument."""
-    fields = {"schema": _schema_is(CONTRACT_SCHEMA), "format": one_of(*FORMATS)}
+    fields = {"schema": _schema, "format": one_of(*FORMATS)}
     record(dict(fields, inputs=listing(_TENSOR, 1), outputs=listing(_TENSOR, 1)))(contract, "contract")
 
 
-def _schema_is(known: int) -> Check:
-    def check(value: Any, where: str) -> None:
-        if value != known or isinstance(value, bool):
-            fail(where, f"{known}, the only schema known here", value)
-
-    return check
+def _schema(value: Any, where: str) -> None:
+    if value != SCHEMA or isinstance(value, bool):
+        fail(where, f"{SCHEMA}, the only schema known here", value)
 
 
 def _library(value: Any, where: str) -> None:
     text(value, where)
     if not value or ".." in value.split("/") or "\0" in value:
         fail(where, "the name of a library, or its path without '..'", value)
-
-
-_schema = _schema_is(SCHEMA)
 
 
 def _temporary(value: Any, where: str) -> None:
@@ -122,14 +115,15 @@ _TENSOR = record(
     },
 )
 _options = mapping(text)
-# How an accelerator is switched on for files of one format: by an execution provider, which may come from a library
-# of its own and may leave nodes to those in `then`; by a delegate from a library; or by nothing, where the runtime
-# applies it by itself. `{cache}` and `{threads}` in a value are filled in on the board.
+# How the accelerator is switched on for a file: by an execution provider, which may come from a library of its own and
+# may leave nodes to those in `then`, or by a delegate from a library. A variant has none for the CPU, and where the
+# runtime applies the accelerator by itself. `{cache}` and `{threads}` in a value are filled in on the board.
 _SWITCH = record(
     {},
     {
         "provider": text,
         "library": _library,
+        "device": one_of("cpu", "gpu", "npu"),
         "then": listing(text, 0, 16),
         "session": _options,
         "delegate": _library,
@@ -137,7 +131,6 @@ _SWITCH = record(
     },
     closed=True,
 )
-_ACCELERATOR = record({"name": text, "by_format": mapping(_SWITCH, one_of(*FORMATS))}, closed=True)
 _OPERATIONS: dict[Any, dict[str, Check]] = {
     "facts": {},
     "inventory": {"objects": mapping(_size, sha256)},
@@ -147,7 +140,7 @@ _OPERATIONS: dict[Any, dict[str, Check]] = {
     "profile": {
         "mode": text,
         "threads": integer(1, 1024),
-        "accelerator": _ACCELERATOR,
+        "accelerator": text,
         "seed": integer(-(1 << 62), 1 << 62),
         "repetitions": integer(1, 1000),
         "min_runs": integer(1, MAX_RUNS),
@@ -166,6 +159,7 @@ _OPERATIONS: dict[Any, dict[str, Check]] = {
                     "probe": sha256,
                     "tolerance": number(0, 1e9),
                 },
+                {"switch": _SWITCH},
                 closed=True,
             )
         ),

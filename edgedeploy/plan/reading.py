@@ -165,7 +165,9 @@ def _load_profile(path: Path) -> DeviceProfile:
                 f"{did_you_mean(accelerator.runtime, runtimes)}; there: {', '.join(runtimes)}."
             )
     if repeated := first_repeated(
-        f"{accelerator.name} of {accelerator.runtime}" for accelerator in document.accelerator
+        f"{accelerator.name} of {accelerator.runtime} for {precision}"
+        for accelerator in document.accelerator
+        for precision in accelerator.precisions
     ):
         raise PlanError(f"{path}: accelerator: {repeated} is there twice; keep one of them.")
     return DeviceProfile(

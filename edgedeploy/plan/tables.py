@@ -144,6 +144,7 @@ class AcceleratorTable(Table):
     int8: tuple[Int8Form, ...] = ()
     provider: str | None = None
     library: str | None = None
+    device: Literal["cpu", "gpu", "npu"] | None = None
     then: tuple[str, ...] = ()
     delegate: str | None = None
     options: dict[str, str] = {}
@@ -158,6 +159,8 @@ class AcceleratorTable(Table):
             raise ValueError("has a provider and a delegate; a runtime takes one of them")
         if self.provider is None and (self.library is not None or self.then or self.session):
             raise ValueError("library, then and session are for a provider; name the provider too")
+        if self.library is None and self.device is not None:
+            raise ValueError("device is for a provider that comes from a library; name the library too")
         return self
 
 

@@ -65,13 +65,14 @@ def profile(
     Raises AgentError where the board's report cannot be used, BoardError where the board has no runtime at all, and
     the errors of `Board.run_job`.
     """
-    switches = kind.accelerators_called(accelerator)
-    child_timeout_s = BUILD_TIMEOUT_S if any(switch.caches for switch in switches.values()) else CHILD_TIMEOUT_S
+    switches = [kind.accelerator(accelerator, variant.target) for variant in variants]
+    builds = any(switch is not None and switch.caches for switch in switches)
+    child_timeout_s = BUILD_TIMEOUT_S if builds else CHILD_TIMEOUT_S
     operation = {
         "op": "profile",
         "mode": mode.name,
         "threads": threads,
-        "accelerator": {"name": accelerator, "by_format": {f.value: _switch(switches[f]) for f in switches}},
+        "accelerator": accelerator,
         "seed": seed,
         "repetitions": mode.repetitions,
         "min_runs": mode.min_runs,
@@ -87,8 +88,9 @@ def profile(
                 "contract": variant.contract.sha256,
                 "probe": variant.probe.sha256,
                 "tolerance": OUTPUT_TOLERANCE[variant.target.precision],
+                **_switch(switch),
             }
-            for variant in variants
+            for variant, switch in zip(variants, switches, strict=True)
         ],
     }
     # Every child may take its whole time before the agent gives up on it.
@@ -106,12 +108,11 @@ def profile(
     ]
 
 
-def _switch(accelerator: Accelerator) -> dict[str, Any]:
-    """An accelerator as a job has it: what is not said of it is not there."""
-    fields: dict[str, Any] = {
-        name: getattr(accelerator, name) for name in ("provider", "library", "then", "session", "delegate", "options")
-    }
-    return {name: value for name, value in fields.items() if value}
+def _switch(accelerator: Accelerator | None) -> dict[str, Any]:
+    """How a job says that an accelerator is to be switched on; nothing where the runtime does it by itself."""
+    names = ("provider", "library", "device", "then", "session", "delegate", "options")
+    given = {name: value for name in names if accelerator and (value := getattr(accelerator, name))}
+    return {"switch": given} if given else {}
 
 
 def _check_runtimes(board: Board, kind: DeviceProfile) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Literal
 
 from edgedeploy.records.asked import Format, Int8Form, Precision, Target
 
@@ -44,12 +45,13 @@ class RuntimeSupport:
 class Accelerator:
     """What one runtime can compute on besides its kernels for the CPU, and how it is switched on there.
 
-    `provider` is an execution provider of ONNX Runtime, from `library` where it is a plugin, and `then` those that get
-    the nodes it leaves, before the CPU does. `delegate` is the library of a TensorFlow Lite delegate. Where there is
-    neither, the runtime applies it by itself. `options` go to the provider or delegate, `session` are entries of the
-    session's configuration; on the board `{threads}` in a value becomes the number of threads and `{cache}` a folder
-    that keeps what was made of the file. `int8` names the forms of static int8 that it takes, empty for all. `tried`
-    says whether this project has ever seen it run.
+    `provider` is an execution provider of ONNX Runtime, from `library` and for one kind of `device` where it is a
+    plugin, and `then` those that get the nodes it leaves, before the CPU does. `delegate` is the library of a
+    TensorFlow Lite delegate. Where there is neither, the runtime applies it by itself. `options` go to the provider
+    or delegate, `session` are entries of the session's configuration; on the board `{threads}` in a value becomes the
+    number of threads and `{cache}` a folder that keeps what was made of the file. `int8` names the forms of static
+    int8 that it takes, empty for all. `tried` says whether this project has ever seen it run. Where precisions want
+    other options, each has a record of its own under the same name.
     """
 
     name: str
@@ -58,11 +60,18 @@ class Accelerator:
     int8: tuple[Int8Form, ...] = ()
     provider: str | None = None
     library: str | None = None
+    device: Literal["cpu", "gpu", "npu"] | None = None
     then: tuple[str, ...] = ()
     delegate: str | None = None
     options: Mapping[str, str] = field(default_factory=dict)
     session: Mapping[str, str] = field(default_factory=dict)
     tried: bool = False
+
+    def takes(self, target: Target) -> bool:
+        """Whether it takes the target's precision, in its form."""
+        return target.precision in self.precisions and (
+            target.form is None or not self.int8 or target.form in self.int8
+        )
 
     @property
     def caches(self) -> bool:
@@ -131,25 +140,25 @@ class DeviceProfile:
         """What a measurement on this kind of board may be asked to run on."""
         return (CPU, *dict.fromkeys(accelerator.name for accelerator in self.accelerators))
 
-    def accelerators_called(self, name: str) -> dict[Format, Accelerator]:
-        """The accelerators of one name by the format whose runtime has it; none for the CPU, which needs no switch."""
-        formats = {runtime.name: runtime.format for runtime in self.runtimes}
-        return {
-            formats[accelerator.runtime]: accelerator for accelerator in self.accelerators if accelerator.name == name
-        }
+    def accelerator(self, name: str, target: Target) -> Accelerator | None:
+        """The accelerator of that name that takes a target; None for the CPU, and where there is none that does."""
+        runtimes = {runtime.name for runtime in self.runtimes if runtime.format == target.format}
+        fitting = (a for a in self.accelerators if a.name == name and a.runtime in runtimes)
+        return next((a for a in fitting if a.takes(target)), None)
 
     def unfit(self, target: Target, name: str) -> str:
         """Why a target that this kind of board can run is not for the accelerator of that name, or ""."""
-        if name == CPU:
+        if name == CPU or self.accelerator(name, target) is not None:
             return ""
-        accelerator = self.accelerators_called(name).get(target.format)
-        if accelerator is None:
+        runtimes = {runtime.name for runtime in self.runtimes if runtime.format == target.format}
+        called = [a for a in self.accelerators if a.name == name and a.runtime in runtimes]
+        if not called:
             return f"{self.name} has no {name} for {target.format} files"
-        if target.precision not in accelerator.precisions:
-            return f"{name} takes {', '.join(accelerator.precisions)} there, not {target.precision}"
-        if target.form is not None and accelerator.int8 and target.form not in accelerator.int8:
-            return f"{name} takes int8 as {', '.join(accelerator.int8)} there, not {target.form}"
-        return ""
+        precisions = dict.fromkeys(precision for a in called for precision in a.precisions)
+        if target.precision not in precisions:
+            return f"{name} takes {', '.join(precisions)} there, not {target.precision}"
+        forms = dict.fromkeys(form for a in called if target.precision in a.precisions for form in a.int8)
+        return f"{name} takes {target.precision} as {', '.join(forms)} there, not {target.form}"
 
 
 @dataclass(frozen=True, slots=True)
