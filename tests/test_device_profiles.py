@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from edgedeploy.on_device.facts import parse_isa
 from edgedeploy.plan import load_profiles
 from edgedeploy.records import Format, Int8Form, Precision, Target
 
@@ -44,10 +45,43 @@ def test_a_profile_runs_both_formats_in_the_common_precisions(path: Path) -> Non
 def test_a_profile_knows_which_form_of_int8_suits_its_cores(path: Path) -> None:
     profile = load_profiles()[path.stem]
     forms = {Int8Form.U8S8, Int8Form.U8U8} if profile.arch == "x86_64" else {Int8Form.S8S8}
+    forms |= {form for accelerator in profile.accelerators for form in accelerator.int8}
     assert set(profile.int8_forms(Format.ONNX)) == forms
     assert profile.int8_forms(Format.TFLITE) == ()
     wanted = [f for f in Int8Form if profile.can_run(Target(Format.ONNX, Precision.INT8, f))]
     assert set(wanted) == forms
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
+def test_the_agent_knows_the_features_that_a_profile_names(path: Path) -> None:
+    """Else every measurement on such a board would be suspect for want of them."""
+    isa = load_profiles()[path.stem].isa
+    assert parse_isa(f"Features\t: fp {' '.join(isa)} cpuid") == sorted(isa)
+
+
+def test_only_what_was_seen_to_run_is_called_tried() -> None:
+    tried = {(kind.name, a.name) for kind in load_profiles().values() for a in kind.accelerators if a.tried}
+    assert tried == {("x86-64", "xnnpack"), ("x86-64", "openvino")}
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
+def test_an_accelerator_has_its_source_above_it(path: Path) -> None:
+    kind = load_profiles()[path.stem]
+    assert kind.accelerators
+    for part in path.read_text("utf-8").split("\n\n"):
+        if "[[accelerator]]" in part:
+            told = "\n".join(line for line in part.splitlines() if line.startswith("#"))
+            assert told or 'name = "tensorrt"' in part, f"{path.name}: {part}: no source"
+    untried = {a.name for a in kind.accelerators if not a.tried and a.name != "xnnpack"}
+    assert path.read_text("utf-8").count("Never run by this project") >= len(untried)
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
+def test_an_engine_is_kept_on_the_board(path: Path) -> None:
+    for accelerator in load_profiles()[path.stem].accelerators:
+        if accelerator.name == "tensorrt":
+            assert accelerator.caches
+            assert accelerator.then == ("CUDAExecutionProvider",)
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)

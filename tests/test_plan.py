@@ -8,7 +8,7 @@ import pytest
 
 from edgedeploy.errors import PlanError
 from edgedeploy.plan import load_fleet, load_plan, load_profiles
-from edgedeploy.records import Format, Limits, Precision, Target
+from edgedeploy.records import Accelerator, Format, Int8Form, Limits, Precision, Target
 
 PLAN = """
 [task]
@@ -168,6 +168,121 @@ def test_a_users_own_profile_adds_to_the_shipped_ones(tmp_path: Path) -> None:
     assert profiles.keys() == shipped.keys() | {"mine"}
     assert profiles["mine"].can_run(Target(Format.ONNX, Precision.FP32))
     assert not profiles["mine"].can_run(Target(Format.TFLITE, Precision.FP32))
+
+
+PROFILE = """
+title = "Mine"
+arch = "aarch64"
+memory_bytes = 5
+transports = ["ssh"]
+[[cpu]]
+core = "Cortex-A53"
+count = 4
+[[runtime]]
+name = "onnxruntime"
+format = "onnx"
+precisions = ["fp32", "fp16", "int8"]
+[[runtime]]
+name = "ai-edge-litert"
+format = "tflite"
+precisions = ["fp32", "int8"]
+[[accelerator]]
+name = "npu"
+runtime = "onnxruntime"
+precisions = ["fp32", "fp16"]
+provider = "NpuExecutionProvider"
+library = "npu/libnpu.so"
+device = "npu"
+then = ["CUDAExecutionProvider"]
+session = { "session.intra_op.allow_spinning" = "0" }
+[accelerator.options]
+path = "{cache}"
+[[accelerator]]
+name = "npu"
+runtime = "onnxruntime"
+precisions = ["int8"]
+int8 = ["s8s8-symmetric"]
+provider = "NpuExecutionProvider"
+[[accelerator]]
+name = "xnnpack"
+runtime = "ai-edge-litert"
+precisions = ["fp32"]
+"""
+
+
+def test_accelerators_are_read_whole(tmp_path: Path) -> None:
+    (tmp_path / "mine.toml").write_text(PROFILE)
+    kind = load_profiles(tmp_path)["mine"]
+    assert kind.accelerator_names == ("cpu", "npu", "xnnpack")
+    float32, int8, xnnpack = kind.accelerators
+    assert float32 == Accelerator(
+        name="npu",
+        runtime="onnxruntime",
+        precisions=(Precision.FP32, Precision.FP16),
+        provider="NpuExecutionProvider",
+        library="npu/libnpu.so",
+        device="npu",
+        then=("CUDAExecutionProvider",),
+        session={"session.intra_op.allow_spinning": "0"},
+        options={"path": "{cache}"},
+    )
+    assert (float32.caches, int8.caches) == (True, False)
+    symmetric = Target(Format.ONNX, Precision.INT8, Int8Form.S8S8_SYMMETRIC)
+    assert kind.accelerator("npu", Target(Format.ONNX, Precision.FP16)) is float32
+    assert kind.accelerator("npu", symmetric) is int8
+    assert kind.int8_forms(Format.ONNX) == (Int8Form.S8S8_SYMMETRIC,)
+    assert kind.accelerator("xnnpack", Target(Format.TFLITE, Precision.FP32)) is xnnpack
+    assert kind.accelerator("cpu", symmetric) is None
+
+
+@pytest.mark.parametrize(
+    ("target", "name", "says"),
+    [
+        (Target(Format.ONNX, Precision.FP32), "npu", ""),
+        (Target(Format.ONNX, Precision.INT8, Int8Form.S8S8), "cpu", ""),
+        (Target(Format.TFLITE, Precision.FP32), "npu", "mine has no npu for tflite files"),
+        (Target(Format.ONNX, Precision.W8), "npu", "npu takes fp32, fp16, int8 there, not w8"),
+        (Target(Format.ONNX, Precision.INT8, Int8Form.S8S8), "npu", "npu takes int8 as s8s8-symmetric there, not s8s8"),
+        (Target(Format.TFLITE, Precision.INT8), "xnnpack", "xnnpack takes fp32 there, not int8"),
+    ],
+)
+def test_what_an_accelerator_does_not_take_is_said(tmp_path: Path, target: Target, name: str, says: str) -> None:
+    (tmp_path / "mine.toml").write_text(PROFILE)
+    assert load_profiles(tmp_path)["mine"].unfit(target, name) == says
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "says"),
+    [
+        ('name = "xnnpack"', 'name = "cpu"', r"accelerator\[2\]: found .*: cpu is what every board has"),
+        ('runtime = "ai-edge-litert"\n', 'runtime = "tflite"\n', r"accelerator\[2\]\.runtime: no runtime `tflite`; there"),
+        ('precisions = ["int8"]', 'precisions = ["fp16"]', "accelerator: npu of onnxruntime for fp16 is there twice"),
+        ('provider = "NpuExecutionProvider"\nlib', "lib", r"accelerator\[0\]: found .*name the provider too"),
+        ('library = "npu/libnpu.so"', 'delegate = "l.so"', r"accelerator\[0\]: found .*a provider and a delegate"),
+        ('library = "npu/libnpu.so"\n', "", r"accelerator\[0\]: found .*name the library too"),
+        ('path = "{cache}"', "path = 1", r"accelerator\[0\]\.options\.path: found 1: input should be a valid string"),
+        ("provider", "providor", r"accelerator\[0\]\.providor: unknown key \(did you mean `provider`\?\)"),
+        ('device = "npu"', 'device = "tpu"', r"accelerator\[0\]\.device: found 'tpu'"),
+    ],
+)
+def test_each_mistake_in_an_accelerator_names_its_key(tmp_path: Path, old: str, new: str, says: str) -> None:
+    assert old in PROFILE
+    (tmp_path / "mine.toml").write_text(PROFILE.replace(old, new, 1))
+    with pytest.raises(PlanError, match=rf"(?s)mine\.toml: {says}"):
+        load_profiles(tmp_path)
+
+
+def test_a_plan_and_a_fleet_name_what_to_measure_on(tmp_path: Path) -> None:
+    folder = write(
+        tmp_path,
+        plan=PLAN + '[profile]\naccelerator = "xnnpack"\n',
+        fleet=FLEET + FLEET.replace("here", "there") + 'accelerator = "openvino"\n',
+    )
+    assert load_plan(folder, PASSES).accelerator == "xnnpack"
+    fleet = load_fleet(folder)
+    assert [fleet.device(name).accelerator for name in ("here", "there")] == [None, "openvino"]
+    with pytest.raises(PlanError, match=r"device\[0\]\.accelerator: x86-64 has no accelerator `cuda`; there: cpu, "):
+        load_fleet(write(tmp_path, fleet=FLEET + 'accelerator = "cuda"\n'))
 
 
 def test_a_mistake_in_a_profile_names_the_file(tmp_path: Path) -> None:

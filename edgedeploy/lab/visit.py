@@ -70,7 +70,7 @@ def visit(
     runnable = [variant for variant in runnable if variant.name not in unfit]
     names = tuple(variant.name for variant in runnable)
     latest = project.latest_reports(device, accelerator)
-    wanted = _unmeasured(runnable, latest, measure) if measure else []
+    wanted = unmeasured(runnable, latest, measure) if measure else []
     with open_board(device, kind, project.folder) as board:
         progress.step(f"push to {device.name}")
         artifacts = {
@@ -97,7 +97,8 @@ def visit(
     return Visit(device.name, names, pushed, reports, measured, tuple(unfit.items()))
 
 
-def _unmeasured(variants: Sequence[Variant], latest: Mapping[str, Report], measure: Measurement) -> list[Variant]:
+def unmeasured(variants: Sequence[Variant], latest: Mapping[str, Report], measure: Measurement) -> list[Variant]:
+    """The variants that no report of this very measurement is among `latest` for, all of them where asked afresh."""
     if measure.afresh:
         return list(variants)
     agent = agent_bundle()[1]
@@ -106,5 +107,6 @@ def _unmeasured(variants: Sequence[Variant], latest: Mapping[str, Report], measu
         for variant_id, report in latest.items()
         if report.agent_sha256 == agent
         and (report.conditions.mode, report.conditions.threads) == (measure.mode.name, measure.threads)
+        and report.conditions.accelerator == measure.accelerator
     }
     return [variant for variant in variants if variant.id not in same]

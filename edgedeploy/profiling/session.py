@@ -43,6 +43,9 @@ OUTPUT_TOLERANCE = {
     Precision.INT16X8: 1e-2,
 }
 
+# An accelerator may compute floats in fewer bits than the host does, as TensorRT does with TF32.
+ACCELERATED_TOLERANCE = 2e-2
+
 CHILD_TIMEOUT_S = 300.0
 # TensorRT tries out kernels for minutes before it has an engine, on the small boards for many.
 BUILD_TIMEOUT_S = 3600.0
@@ -87,7 +90,7 @@ def profile(
                 "artifact": variant.artifact.sha256,
                 "contract": variant.contract.sha256,
                 "probe": variant.probe.sha256,
-                "tolerance": OUTPUT_TOLERANCE[variant.target.precision],
+                "tolerance": _tolerance(variant.target.precision, switch),
                 **_switch(switch),
             }
             for variant, switch in zip(variants, switches, strict=True)
@@ -106,6 +109,11 @@ def profile(
     return [
         _report(variant, said[variant.id], document, device, kind, mode, threads, accelerator) for variant in variants
     ]
+
+
+def _tolerance(precision: Precision, accelerator: Accelerator | None) -> float:
+    least = ACCELERATED_TOLERANCE if _switch(accelerator) else 0.0
+    return max(OUTPUT_TOLERANCE[precision], least)
 
 
 def _switch(accelerator: Accelerator | None) -> dict[str, Any]:

@@ -118,6 +118,42 @@ def test_every_verb_speaks_to_people_too(built: Path, capsys: pytest.CaptureFixt
         assert says in capsys.readouterr().out, argv
 
 
+@pytest.mark.usefixtures("short_modes")
+def test_an_accelerator_is_measured_apart_and_a_fall_back_is_named(
+    built: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The provider of every wheel that takes no node of such a net plays one whose chip is not there."""
+    shipped = Path(__file__).parents[2] / "device_profiles" / "x86-64.toml"
+    own = built / "device_profiles" / "x86-64.toml"
+    own.parent.mkdir()
+    azure = '[[accelerator]]\nname = "azure"\nruntime = "onnxruntime"\nprecisions = ["fp32"]\n'
+    own.write_text(shipped.read_text() + azure + 'provider = "AzureExecutionProvider"\n')
+    place = ("--project", str(built))
+    on_cpu = run(capsys, "profile", *place)
+    (fallen,) = run(capsys, "profile", *place, "--accelerator", "azure")
+    assert (fallen["outcome"], fallen["verdict"]) == ("unsupported", "invalid")
+    assert "nothing ran on azure: " in fallen["detail"]
+    assert "ran on cpu where azure was asked for" in fallen["reasons"]
+    told = fallen["conditions"]
+    assert (told["accelerator"], told["accelerator_used"], told["accelerator_share"]) == ("azure", "cpu", 0.0)
+    assert sum(told["placement"].values()) == told["placement"]["cpu"] > 0
+    assert [report["conditions"]["accelerator_share"] for report in on_cpu] == [1.0, 1.0]
+    assert run(capsys, "profile", *place, "--accelerator", "azure") == [fallen], "found again"
+    assert run(capsys, "profile", *place) == on_cpu, "and not mixed with the other's"
+
+    (choice,) = run(capsys, "select", *place)
+    assert (choice["winner"] in NAMES, choice["accelerator"]) == (True, "cpu")
+    (choice,) = run(capsys, "select", *place, "--accelerator", "azure", expect=1)
+    assert {lost["variant"]: lost["reason"].partition(":")[0] for lost in choice["rejected"]} == {
+        NAMES[0]: "unsupported",
+        NAMES[1]: "azure takes fp32 there, not int8",
+    }
+    assert main(["profile", *place, "--accelerator", "azure"]) == 0
+    words = capsys.readouterr().out
+    assert "here on azure: 0 measured now, 1 found" in words
+    assert f"left out: azure takes fp32 there, not int8 ({NAMES[1]})" in words
+
+
 def test_a_board_that_is_not_there_is_exit_3_and_leaves_the_others_alone(
     built: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -170,6 +206,8 @@ def test_init_writes_a_project_once(tmp_path: Path, capsys: pytest.CaptureFixtur
         (["show", "dense-onnx-fp23"], "no variant `dense-onnx-fp23` (did you mean `dense-onnx-fp32`?)"),
         (["profile", "--variant", "x"], "no variant `x`"),
         (["profile", "--mode", "long"], "'long' is not one of 'smoke', 'quick', 'full'"),
+        (["profile", "--accelerator", "cuda"], "the profile x86-64 has no accelerator `cuda`; there: cpu, xnnpack"),
+        (["run", "--accelerator", "xnpack"], "no accelerator `xnpack` (did you mean `xnnpack`?)"),
         (["train"], "train: missing; add a [train] table"),
         (["init", "--example", "digits"], "no example `digits`"),
         (["pusj"], "No such command 'pusj'"),

@@ -52,6 +52,12 @@ TFLITE_INT8 = contract(
     [tensor("y", [1, 3], "int8", scale=8 / 127, zero_point=0)],
     precision="int8",
 )
+TFLITE_INT16 = contract(
+    "tflite",
+    [tensor("x", [1, 8], "int16", scale=1 / 32767, zero_point=0)],
+    [tensor("y", [1, 3], "int16", scale=8 / 32767, zero_point=0)],
+    precision="int16x8",
+)
 
 
 def onnx_matmul() -> bytes:
@@ -98,8 +104,12 @@ def _onnx(nodes: list[Any], inputs: list[Any], outputs: list[Any], constants: li
     return bytes(model.SerializeToString())
 
 
-def tflite_dense(int8: bool = False, custom: str | None = None) -> bytes:
-    """y = x @ WEIGHTS for one example; with `custom`, the operator is one that nobody knows."""
+def tflite_dense(int8: bool = False, custom: str | None = None, int16: bool = False) -> bytes:
+    """y = x @ WEIGHTS for one example; with `custom`, the operator is one that nobody knows.
+
+    `int16` quantises the weights to 8 bits and x and y to 16.
+    """
+    int8 = int8 or int16
     import flatbuffers  # type: ignore[import-untyped]
     from ai_edge_litert import schema_py_generated as schema
 
@@ -108,19 +118,21 @@ def tflite_dense(int8: bool = False, custom: str | None = None) -> bytes:
     code = schema.OperatorCodeT()
     code.builtinCode = schema.BuiltinOperator.CUSTOM if custom else schema.BuiltinOperator.FULLY_CONNECTED
     code.deprecatedBuiltinCode = code.builtinCode
-    code.version = 4 if int8 else 1
+    code.version = 7 if int16 else 4 if int8 else 1
     code.customCode = custom
     model.operatorCodes = [code]
     buffer = schema.BufferT()
     steps = np.rint(WEIGHTS.T / (4 / 127)).astype(np.int8) if int8 else WEIGHTS.T
     buffer.data = np.frombuffer(np.ascontiguousarray(steps).tobytes(), np.uint8)
     model.buffers = [schema.BufferT(), buffer]
-    scales = {"x": 1 / 127, "w": 4 / 127, "y": 8 / 127}
+    scales = {"x": 1 / 32767, "w": 4 / 127, "y": 8 / 32767} if int16 else {"x": 1 / 127, "w": 4 / 127, "y": 8 / 127}
     tensors = []
     for name, shape, place in (("x", [1, 8], 0), ("w", [3, 8], 1), ("y", [1, 3], 0)):
         item = schema.TensorT()
         item.name, item.shape, item.buffer = name, np.array(shape, np.int32), place
         item.type = schema.TensorType.INT8 if int8 else schema.TensorType.FLOAT32
+        if int16 and name != "w":
+            item.type = schema.TensorType.INT16
         if int8:
             item.quantization = schema.QuantizationParametersT()
             item.quantization.scale = np.array([scales[name]], np.float32)

@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any
 
 import numpy as np
 import pytest
 
-from edgedeploy.on_device import runtime_onnx
 from edgedeploy.on_device.runtimes import RUNTIMES, RuntimeUnavailable, UnsupportedModel, open_model
 from tests.on_device import models
 
@@ -30,7 +27,7 @@ def tflite_file(tmp_path: Path) -> str:
 
 def test_onnx_takes_any_batch(onnx_file: str) -> None:
     model = open_model(onnx_file, models.ONNX)
-    assert (model.runtime, model.accelerator_used) == ("onnxruntime", "cpu")
+    assert (model.runtime, model.placement([models.EXAMPLES])) == ("onnxruntime", {"cpu": 1})
     assert model.version[0].isdigit()
     for count in (1, 4):
         np.testing.assert_allclose(model.run([models.EXAMPLES[:count]])[0], EXPECTED[:count], rtol=1e-5)
@@ -38,7 +35,7 @@ def test_onnx_takes_any_batch(onnx_file: str) -> None:
 
 def test_tflite_of_batch_one_runs_example_by_example(tflite_file: str) -> None:
     model = open_model(tflite_file, models.TFLITE)
-    assert (model.runtime, model.accelerator_used) == ("ai_edge_litert", "cpu")
+    assert (model.runtime, model.placement([models.EXAMPLES[:1]])) == ("ai_edge_litert", {"xnnpack": 1})
     np.testing.assert_allclose(model.run([models.EXAMPLES])[0], EXPECTED, rtol=1e-5)
 
 
@@ -78,13 +75,6 @@ def test_unknown_operator_is_named(tmp_path: Path) -> None:
         open_model(str(tmp_path / "m.tflite"), models.TFLITE)
 
 
-@pytest.mark.parametrize("kind", ["onnx", "tflite"])
-def test_an_accelerator_that_is_not_there_says_what_is(onnx_file: str, tflite_file: str, kind: str) -> None:
-    path, contract = (onnx_file, models.ONNX) if kind == "onnx" else (tflite_file, models.TFLITE)
-    with pytest.raises(UnsupportedModel, match="no accelerator 'cuda' here, only cpu"):
-        open_model(path, contract, accelerator="cuda")
-
-
 @pytest.mark.parametrize("side", ["inputs", "outputs"])
 def test_a_contract_of_another_file_is_refused(onnx_file: str, tflite_file: str, side: str) -> None:
     for path, contract in ((onnx_file, models.ONNX), (tflite_file, models.TFLITE)):
@@ -118,36 +108,3 @@ def test_the_second_runtime_is_tried_when_the_first_is_missing(
     known = RUNTIMES["tflite"]
     monkeypatch.setitem(RUNTIMES, "tflite", (("tflite_runtime", "absent_runtime", known[0][2]), known[0]))
     assert open_model(tflite_file, models.TFLITE).runtime == "ai_edge_litert"
-
-
-@pytest.mark.parametrize(
-    ("registered", "assigned", "used"),
-    [
-        (["CUDAExecutionProvider", "CPUExecutionProvider"], ["CUDAExecutionProvider"], "cuda"),
-        (["CUDAExecutionProvider", "CPUExecutionProvider"], ["CPUExecutionProvider"], "cpu"),
-        (["CPUExecutionProvider"], ["CPUExecutionProvider"], "cpu"),
-    ],
-)
-def test_the_accelerator_is_read_back(registered: list[str], assigned: list[str], used: str) -> None:
-    """No accelerator is needed to see that a fall-back to the CPU is not believed: the runtime is played."""
-
-    class Session:
-        run = get_inputs = get_outputs = lambda *_: ()
-
-        def __init__(self, *_arguments: Any, **_options: Any) -> None: ...
-
-        def get_providers(self) -> list[str]:
-            return registered
-
-        def get_provider_graph_assignment_info(self) -> list[SimpleNamespace]:
-            return [SimpleNamespace(ep_name=name) for name in assigned]
-
-    module = SimpleNamespace(
-        __version__="0",
-        capi=SimpleNamespace(onnxruntime_pybind11_state=SimpleNamespace()),
-        get_available_providers=lambda: ["CUDAExecutionProvider", "CPUExecutionProvider"],
-        SessionOptions=lambda: SimpleNamespace(add_session_config_entry=lambda *_: None),
-        InferenceSession=Session,
-    )
-    empty: dict[str, Any] = {"inputs": [], "outputs": []}
-    assert runtime_onnx.load(module, "m.onnx", empty, 1, "cuda").accelerator_used == used

@@ -20,7 +20,22 @@ JOB: dict[str, Any] = {
         {"op": "facts"},
         {"op": "inventory", "objects": {SHA: 12}},
         {"op": "admit", "objects": [{"temporary": "tmp/x", "sha256": SHA, "size_bytes": 12}]},
-        profile({"id": "v", "format": "onnx", "artifact": SHA, "contract": SHA, "probe": SHA, "tolerance": 0.1}),
+        profile(
+            {
+                "id": "v",
+                "format": "onnx",
+                "artifact": SHA,
+                "contract": SHA,
+                "probe": SHA,
+                "tolerance": 0.1,
+                "switch": {
+                    "provider": "TensorrtExecutionProvider",
+                    "then": ["CUDAExecutionProvider"],
+                    "options": {"trt_engine_cache_path": "{cache}"},
+                },
+            },
+            accelerator="tensorrt",
+        ),
     ],
 }
 SNAPSHOT: dict[str, Any] = {
@@ -36,7 +51,7 @@ SNAPSHOT: dict[str, Any] = {
 REPORT: dict[str, Any] = {
     "schema": 1,
     "agent_sha256": SHA,
-    "board": {"machine": "aarch64", "kernel": "6.6", "python": "3.11.2", "cpus": 4, "emulated": False},
+    "board": {"machine": "aarch64", "kernel": "6.6", "python": "3.11.2", "cpus": 4, "isa": ["asimd"], "emulated": False},
     "started_unix_ns": 1,
     "finished_unix_ns": 2,
     "results": [
@@ -52,6 +67,8 @@ REPORT: dict[str, Any] = {
                     "outcome": "ok",
                     "detail": "",
                     "accelerator_used": "cpu",
+                    "accelerator_share": 1.0,
+                    "placement": {"cpu": 4},
                     "max_output_error": 0.0,
                     "repetitions": [
                         {
@@ -124,6 +141,11 @@ def test_good_documents_pass() -> None:
         ("operations/3/variants/0/probe", None, r"variants\[0\].probe must be a SHA-256"),
         ("operations/3/variants/0/tolerance", -1, "tolerance must be a number from 0"),
         ("operations/3/sudo", True, "unknown key 'sudo'"),
+        ("operations/3/accelerator", {"name": "cpu"}, r"operations\[3\].accelerator must be a text"),
+        ("operations/3/variants/0/switch/plugin", "x", r"variants\[0\].switch has an unknown key 'plugin'"),
+        ("operations/3/variants/0/switch/library", "../../etc/x.so", "switch.library must be the name of a library"),
+        ("operations/3/variants/0/switch/options", {"a": 1}, "switch.options.a must be a text"),
+        ("operations/3/variants/0/switch/device", "tpu", "switch.device must be one of cpu, gpu, npu"),
     ],
 )
 def test_a_bad_job_names_the_place(path: str, value: Any, message: str) -> None:
@@ -147,6 +169,9 @@ def test_a_bad_job_names_the_place(path: str, value: Any, message: str) -> None:
         ("results/2/variants/0/repetitions/0/before/charging", "yes", "before.charging must be true or false"),
         ("results/2/variants/0/max_output_error", float("inf"), "max_output_error must be a number"),
         ("results/2/variants/0/energy", {}, "energy lacks above_idle_mj"),
+        ("results/2/variants/0/accelerator_share", 1.5, "accelerator_share must be a number from 0 to 1"),
+        ("results/2/variants/0/placement", {"cpu": -1}, "placement.cpu must be a whole number from 0"),
+        ("board/isa", KeyError, "report.board lacks isa"),
     ],
 )
 def test_a_bad_report_names_the_place(path: str, value: Any, message: str) -> None:

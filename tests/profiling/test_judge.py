@@ -42,8 +42,48 @@ def test_throttling_since_boot_is_history() -> None:
 
 
 def test_another_accelerator_than_asked_is_invalid() -> None:
-    verdict, reasons = verdict_of(*(make_repetition(1.0) for _ in range(3)), accelerator="cuda")
+    verdict, reasons = verdict_of(*(make_repetition(1.0) for _ in range(3)), accelerator="cuda", accelerator_share=0.0)
     assert (verdict, reasons) == (Verdict.INVALID, ("ran on cpu where cuda was asked for",))
+    fell_back = make_conditions(accelerator="cuda", accelerator_share=0.0, placement={"cpu": 40})
+    assert judge(Outcome.UNSUPPORTED, fell_back, [], PROFILE) == (
+        Verdict.INVALID,
+        ("the outcome is unsupported", "ran on cpu where cuda was asked for"),
+    )
+
+
+@pytest.mark.parametrize(
+    ("share", "placement", "reasons"),
+    [
+        (1.0, {"cuda": 40}, ()),
+        (0.925, {"cuda": 37, "cpu": 3}, ("92 % of the net's nodes ran on cuda: 3 of 40 nodes on cpu",)),
+        (None, {}, ("the runtime does not tell whether cuda took the net",)),
+    ],
+)
+def test_a_part_that_ran_elsewhere_makes_it_suspect(
+    share: float | None, placement: dict[str, int], reasons: tuple[str, ...]
+) -> None:
+    on_cuda = {"accelerator": "cuda", "accelerator_used": "cuda", "accelerator_share": share, "placement": placement}
+    verdict, told = verdict_of(*(make_repetition(1.0) for _ in range(3)), **on_cuda)
+    assert (verdict, told) == (Verdict.SUSPECT if reasons else Verdict.VALID, reasons)
+
+
+def test_kernels_that_the_runtime_picks_for_the_cpu_are_the_cpu() -> None:
+    there = {"accelerator_share": 1.0, "placement": {"xnnpack": 9, "cpu": 2}}
+    assert verdict_of(*(make_repetition(1.0) for _ in range(3)), **there) == (Verdict.VALID, ())
+
+
+def test_a_board_that_lacks_what_its_profile_promises_is_suspect() -> None:
+    promised = make_profile(isa=("asimd", "asimddp"))
+    kept = [make_repetition(1.0) for _ in range(3)]
+    lacking = make_conditions(*kept, isa=("asimd", "crc32"))
+    assert judge(Outcome.OK, lacking, kept, promised) == (
+        Verdict.SUSPECT,
+        ("the board lacks asimddp, which its profile box names",),
+    )
+    for fine in (make_conditions(*kept, isa=("asimd", "asimddp", "i8mm")), make_conditions(*kept, isa=())):
+        assert judge(Outcome.OK, fine, kept, promised) == (Verdict.VALID, ())
+    emulated = make_conditions(*kept, isa=("avx2",), emulated=True)
+    assert judge(Outcome.OK, emulated, kept, promised) == (Verdict.SUSPECT, ("emulated",))
 
 
 @pytest.mark.parametrize(

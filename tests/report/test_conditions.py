@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from edgedeploy.records import Report, Snapshot
-from edgedeploy.report.conditions import circumstances, shared_facts, told_columns
+from edgedeploy.report.conditions import circumstances, nodes, shared_facts, told_columns
 from edgedeploy.report.view import Row
 from tests.report.synthetic import KITCHEN, measured, variants
 
@@ -50,10 +50,17 @@ def test_a_board_that_tells_only_once_is_not_read_as_zero() -> None:
     assert circumstances(reported(Snapshot(throttled=0), Snapshot()))["Throttled"] == "no"
 
 
+def test_nodes_are_told_most_first() -> None:
+    assert nodes(reported(placement={"cpu": 2, "xnnpack": 9})) == "9 on xnnpack, 2 on cpu"
+    assert nodes(reported()) == ""
+
+
 def test_shared_facts_list_every_value_once() -> None:
     one = reported(accelerator="gpu", accelerator_used="cpu")
     other = replace(reported(threads=4), runtime="ai_edge_litert", runtime_version="2.3.0")
+    other = replace(other, conditions=replace(other.conditions, isa=("asimd", "asimddp")))
     facts = dict(shared_facts([row(one), row(other), row(other)]))
+    assert facts["Instruction set"] == "asimd asimddp"
     assert facts["Accelerator"] == "cpu (asked for gpu), cpu"
     assert facts["Runtime"] == "onnxruntime 1.31.1, ai_edge_litert 2.3.0"
     assert facts["Threads"] == "1, 4"
