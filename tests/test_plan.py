@@ -255,7 +255,11 @@ def test_what_an_accelerator_does_not_take_is_said(tmp_path: Path, target: Targe
     ("old", "new", "says"),
     [
         ('name = "xnnpack"', 'name = "cpu"', r"accelerator\[2\]: found .*: cpu is what every board has"),
-        ('runtime = "ai-edge-litert"\n', 'runtime = "tflite"\n', r"accelerator\[2\]\.runtime: no runtime `tflite`; there"),
+        (
+            'runtime = "ai-edge-litert"\n',
+            'runtime = "tflite"\n',
+            r"accelerator\[2\]\.runtime: no runtime `tflite`; there",
+        ),
         ('precisions = ["int8"]', 'precisions = ["fp16"]', "accelerator: npu of onnxruntime for fp16 is there twice"),
         ('provider = "NpuExecutionProvider"\nlib', "lib", r"accelerator\[0\]: found .*name the provider too"),
         ('library = "npu/libnpu.so"', 'delegate = "l.so"', r"accelerator\[0\]: found .*a provider and a delegate"),

@@ -35,6 +35,11 @@ def filled(switch: dict[str, Any], threads: int, caches: str | None, version: st
     return done
 
 
+def kept(caches: str) -> list[str]:
+    """Return the paths of the files that were made of one file and kept, sorted."""
+    return sorted(os.path.join(folder, name) for folder, _, names in os.walk(caches) for name in names)
+
+
 def placed(asked: str, nodes: dict[str, int] | None) -> tuple[str, float | None]:
     """Return where the file ran and the share of its nodes that ran there; None where the runtime does not tell.
 

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 _FOUND_OUT = (
     *("runtime", "runtime_version", "max_output_error"),
-    *("accelerator_used", "accelerator_share", "placement"),
+    *("accelerator_used", "accelerator_share", "placement", "build_ns"),
 )
 
 
@@ -53,6 +53,7 @@ class Candidate:
             "accelerator_used": "",
             "accelerator_share": None,
             "placement": {},
+            "build_ns": None,
             "max_output_error": None,
             "repetitions": [],
             "memory": None,

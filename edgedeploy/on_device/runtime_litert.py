@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import importlib
 from typing import TYPE_CHECKING, Any
 
@@ -77,10 +76,12 @@ def _delegates(module: Any, threads: int, accelerator: dict[str, Any]) -> list[A
     switch = filled(switch, threads, accelerator["caches"], str(getattr(package, "__version__", "")))
     library = found_library(package, switch["delegate"])
     try:
+        import ctypes  # left out of some small Pythons
+
         # What is no plugin is told here in one line: load_delegate leaves half an object behind that fails once more.
         getattr(ctypes.CDLL(library), _PLUGIN)
         return [module.load_delegate(library, switch["options"])]
-    except (OSError, AttributeError, ValueError, RuntimeError) as error:
+    except (ImportError, OSError, AttributeError, ValueError, RuntimeError) as error:
         reason = " ".join(str(error).split())[:300]
         raise UnsupportedModel(
             f"the delegate of {name!r} cannot be loaded here, only {CPU} and {_DEFAULT} are there: {reason}"

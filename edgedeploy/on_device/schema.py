@@ -200,6 +200,7 @@ _VARIANT = record(
         "accelerator_used": text,
         "accelerator_share": optional(number(0, 1)),
         "placement": mapping(_count),
+        "build_ns": optional(_ns),
         "max_output_error": optional(number()),
         "repetitions": listing(_REPETITION, 0, 1000),
         "memory": optional(

@@ -56,7 +56,9 @@ def _misfits(conditions: Conditions, profile: DeviceProfile) -> list[str]:
     if asked != CPU and share is None:
         doubts.append(f"the runtime does not tell whether {asked} took the net")
     elif asked != CPU and share is not None and share < 1:
-        doubts.append(f"{100 * share:.0f} % of the net's nodes ran on {asked}: {elsewhere(asked, dict(conditions.placement))}")
+        doubts.append(
+            f"{100 * share:.0f} % of the net's nodes ran on {asked}: {elsewhere(asked, dict(conditions.placement))}"
+        )
     # An emulated board shows the instruction set of the machine below it.
     lacking = [feature for feature in profile.isa if feature not in conditions.isa]
     if conditions.isa and lacking and not conditions.emulated:

@@ -152,6 +152,7 @@ def _report(
         accelerator_used=raw["accelerator_used"],
         accelerator_share=raw["accelerator_share"],
         placement=raw["placement"],
+        build_ms=_in_ms(raw["build_ns"]),
         emulated=device.emulated or bool(facts["emulated"]),
         python=facts["python"],
         kernel=facts["kernel"],

@@ -124,7 +124,9 @@ class Conditions:
 
     `accelerator_used` is what ran the file, empty where it did not run; `accelerator_share` the share of its nodes
     that ran on the accelerator asked for, None where the runtime does not tell; `placement` counts nodes by what took
-    them. `isa` names the board's instruction-set features that matter here, empty where it does not tell.
+    them. `build_ms` is the first load and inference where the board made then what it keeps for the accelerator, such
+    as an engine, and None where nothing had to be made; no latency holds any of it. `isa` names the board's
+    instruction-set features that matter here, empty where it does not tell.
     """
 
     mode: str
@@ -139,6 +141,7 @@ class Conditions:
     repetitions: tuple[Repetition, ...] = ()
     accelerator_share: float | None = None
     placement: Mapping[str, int] = field(default_factory=dict)
+    build_ms: float | None = None
     isa: tuple[str, ...] = ()
 
 

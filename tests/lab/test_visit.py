@@ -45,10 +45,10 @@ def test_the_newest_report_of_the_accelerator_asked_for_is_found(
 
 
 def test_the_command_line_rules_over_the_device_and_the_device_over_the_plan(tmp_path: Path) -> None:
-    folder = tmp_path / "project"
     plan = PLAN + '[profile]\naccelerator = "xnnpack"\n'
-    by_plan = Project(write_project(folder, plan=plan))
-    by_device = Project(write_project(folder, plan=plan, fleet=local_fleet(folder) + 'accelerator = "openvino"\n'))
+    by_plan = Project(write_project(tmp_path / "plan", plan=plan))
+    fleet = local_fleet(tmp_path) + 'accelerator = "openvino"\n'
+    by_device = Project(write_project(tmp_path / "device", plan=plan, fleet=fleet))
     for opened, says in ((by_plan, "xnnpack"), (by_device, "openvino")):
         (device,) = opened.devices()
         assert opened.accelerator(device) == says
@@ -58,16 +58,16 @@ def test_the_command_line_rules_over_the_device_and_the_device_over_the_plan(tmp
 
 def test_an_accelerator_that_the_profile_does_not_list_is_a_mistake_of_the_user(project: Project) -> None:
     (device,) = project.devices()
-    says = r"here: the profile x86-64 has no accelerator `opnvino` \(did you mean `openvino`\?\); there: cpu, xnnpack, openv"
+    says = r"here: the profile x86-64 has no accelerator `opnvino` \(did you mean `openvino`\?\); there: cpu, "
     with pytest.raises(PlanError, match=says):
         measurement(project, device, accelerator="opnvino")
 
 
 def test_what_was_measured_on_one_accelerator_is_not_measured_on_another(project: Project) -> None:
     (device,) = project.devices()
-    for accelerator, missing in (("cpu", []), ("openvino", [])):
+    for accelerator in ("cpu", "openvino"):
         wanted = measurement(project, device, accelerator=accelerator)
-        assert unmeasured([VARIANT], project.latest_reports(device, accelerator), wanted) == missing
+        assert unmeasured([VARIANT], project.latest_reports(device, accelerator), wanted) == []
     of_the_cpu = project.latest_reports(device, "cpu")
     assert unmeasured([VARIANT], of_the_cpu, measurement(project, device, accelerator="openvino")) == [VARIANT]
     assert unmeasured([VARIANT], of_the_cpu, measurement(project, device, afresh=True)) == [VARIANT]

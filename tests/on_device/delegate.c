@@ -1,9 +1,11 @@
 // A delegate behind TensorFlow Lite's plugin interface, so that what a delegate takes can be tested without its chip.
-// With the option "take" it computes every FULLY_CONNECTED of floats, without it nothing; "fail" keeps it from loading.
+// With the option "take" it computes every FULLY_CONNECTED of floats, without it nothing; "fail" keeps it from loading;
+// into the folder "keep" it writes what it compiled, or would have.
 // The structs are the heads of those in tensorflow/lite/core/c/common.h, which grow at their ends only.
 
 #include <stddef.h>
 #include <stdint.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -120,6 +122,12 @@ Delegate *tflite_plugin_create_delegate(char **keys, char **values, size_t optio
   for (size_t i = 0; i < options; i++) {
     if (!strcmp(keys[i], "fail")) return report(values[i]), free(delegate), NULL;
     if (!strcmp(keys[i], "take")) delegate->data = delegate;
+    if (!strcmp(keys[i], "keep")) {
+      char path[4096];
+      snprintf(path, sizeof(path), "%s/compiled", values[i]);
+      FILE *file = fopen(path, "w");
+      if (file) fclose(file);
+    }
   }
   delegate->prepare = prepare;
   return delegate;

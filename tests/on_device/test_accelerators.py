@@ -174,7 +174,7 @@ def test_a_provider_that_does_not_start_is_no_measurement_of_the_cpu() -> None:
 
 def test_tensorrt_keeps_its_engine_and_leaves_the_rest_to_cuda(tmp_path: Path) -> None:
     registered = ("TensorrtExecutionProvider", "CUDAExecutionProvider", "CPUExecutionProvider")
-    session = type("Session", (PlayedSession,), {"registered": registered})
+    session: Any = type("Session", (PlayedSession,), {"registered": registered})
     switch = {
         "provider": "TensorrtExecutionProvider",
         "then": ["CUDAExecutionProvider"],
@@ -262,7 +262,7 @@ def test_the_agent_reports_where_files_ran_and_times_none_that_fell_back(
     def variant(name: str, model: bytes, contract: dict[str, Any], **more: Any) -> dict[str, Any]:
         return board.variant(model, contract, models.probe_of(model, contract, tmp_path), id=name, **more)
 
-    dense, takes = models.tflite_dense(), {"delegate": delegate, "options": {"take": "{threads}", "at": "{cache}"}}
+    dense, takes = models.tflite_dense(), {"delegate": delegate, "options": {"take": "{threads}", "keep": "{cache}"}}
     variants = [
         variant("taken", dense, models.TFLITE, switch=takes),
         variant("idle", dense, models.TFLITE, switch={"delegate": delegate}),
@@ -279,4 +279,8 @@ def test_the_agent_reports_where_files_ran_and_times_none_that_fell_back(
         assert other["detail"] == f"nothing ran on npu: 1 of 1 nodes on {used}"
         assert other["repetitions"] == []
     kept = board.root / "caches" / variants[0]["artifact"]
-    assert len(list(kept.iterdir())) == 1
+    assert [path.name for path in kept.glob("*/*")] == ["compiled"]
+    assert taken["build_ns"] > taken["repetitions"][0]["init_ns"] / 100
+    assert idle["build_ns"] is azure["build_ns"] is None
+    (again,) = board.run(profile(variants[0], accelerator="npu", repetitions=1))
+    assert again["variants"][0]["build_ns"] is None, "what was kept is found"

@@ -51,7 +51,14 @@ SNAPSHOT: dict[str, Any] = {
 REPORT: dict[str, Any] = {
     "schema": 1,
     "agent_sha256": SHA,
-    "board": {"machine": "aarch64", "kernel": "6.6", "python": "3.11.2", "cpus": 4, "isa": ["asimd"], "emulated": False},
+    "board": {
+        "machine": "aarch64",
+        "kernel": "6.6",
+        "python": "3.11.2",
+        "cpus": 4,
+        "isa": ["asimd"],
+        "emulated": False,
+    },
     "started_unix_ns": 1,
     "finished_unix_ns": 2,
     "results": [
@@ -69,6 +76,7 @@ REPORT: dict[str, Any] = {
                     "accelerator_used": "cpu",
                     "accelerator_share": 1.0,
                     "placement": {"cpu": 4},
+                    "build_ns": None,
                     "max_output_error": 0.0,
                     "repetitions": [
                         {
