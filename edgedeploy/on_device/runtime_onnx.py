@@ -117,7 +117,7 @@ def _session(
             options.add_session_config_entry(key, value)
     provider = switch["provider"]
     try:
-        if provider not in module.get_available_providers():
+        if _is_plugin(module, switch):
             _add_plugin(module, options, switch)
             return module.InferenceSession(path, options, enable_fallback=0)
         names = dict.fromkeys([provider, *switch.get("then", []), _CPU])
@@ -126,6 +126,17 @@ def _session(
         return module.InferenceSession(path, options, providers=providers, enable_fallback=0)
     except errors as error:
         raise refusal(error) from error
+
+
+def _is_plugin(module: Any, switch: dict[str, Any]) -> bool:
+    """Whether the provider is to come from its library: some wheels have one built in that others have as a plugin.
+
+    Once its library is loaded, a plugin is listed among the providers as well.
+    """
+    if "library" not in switch:
+        return False
+    built_in = switch["provider"] in module.get_available_providers()
+    return not built_in or os.path.exists(found_library(module, switch["library"]))
 
 
 def _add_plugin(module: Any, options: Any, switch: dict[str, Any]) -> None:

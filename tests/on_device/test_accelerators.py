@@ -153,6 +153,13 @@ def played(session: type[PlayedSession]) -> Any:
     )
 
 
+class Named:
+    """What the runtime's enumerations have: a name."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+
 EMPTY: dict[str, Any] = {"inputs": [], "outputs": []}
 
 
@@ -190,6 +197,29 @@ def test_tensorrt_keeps_its_engine_and_leaves_the_rest_to_cuda(tmp_path: Path) -
     ]
     assert session.asked["enable_fallback"] == 0
     assert session.asked["entries"]["session.intra_op.allow_spinning"] == "0"
+
+
+def test_a_plugin_is_given_the_devices_of_its_kind_alone(tmp_path: Path) -> None:
+    """Once its library is loaded it is listed as a provider too, and a second session must still be given devices."""
+    (tmp_path / "libnpu.so").touch()
+    switch = {"provider": "CUDAExecutionProvider", "library": str(tmp_path / "libnpu.so"), "options": {"a": "b"}}
+    module = played(PlayedSession)
+    kinds = ("CPU", "NPU", "NPU")
+    devices = [SimpleNamespace(ep_name=switch["provider"], device=SimpleNamespace(type=Named(kind))) for kind in kinds]
+    registered: list[Any] = []
+    module.register_execution_provider_library = lambda *library: registered.append(library)
+    module.get_ep_devices = lambda: devices if registered else []
+    given: list[Any] = []
+    fresh = module.SessionOptions
+    module.SessionOptions = lambda: SimpleNamespace(
+        **vars(fresh()), add_provider_for_devices=lambda *what: given.append(what)
+    )
+    for wanted in (devices[1:], devices[1:]):
+        runtime_onnx.load(module, "m.onnx", EMPTY, 1, accelerator("npu", dict(switch, device="npu")))
+        assert given.pop() == (wanted, {"a": "b"})
+    assert registered == [(switch["provider"], switch["library"])]
+    with pytest.raises(UnsupportedModel, match="CUDAExecutionProvider finds no gpu here, only cpu, npu, npu"):
+        runtime_onnx.load(module, "m.onnx", EMPTY, 1, accelerator("npu", dict(switch, device="gpu")))
 
 
 # -- LiteRT ----------------------------------------------------------------------------------------------------
