@@ -136,7 +136,7 @@ def _push_record(visited: Visited[Visit]) -> dict[str, Any]:
     visit = visited.value
     record: dict[str, Any] = {"device": visited.device, "error": str(visited.error) if visited.error else None}
     if visit is not None:
-        record |= {"variants": visit.variants, **asdict(visit.push)}
+        record |= {"variants": visit.variants, "left_out": dict(visit.left_out), **asdict(visit.push)}
     return record
 
 

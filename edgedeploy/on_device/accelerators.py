@@ -1,4 +1,4 @@
-"""What an accelerator is to the adapters: data of the job that switches it on, and the count of what it really took."""
+"""Says what an accelerator is to the adapters, data that switches it on, and what share of a file it really took."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def filled(switch: dict[str, Any], threads: int, caches: str | None, version: st
     `caches` is the folder for all that was ever made of one file. What was made of it by another release of the
     runtime, or under other options, is not good for this one, so each has a folder of its own there. Raises OSError.
     """
-    question = json.dumps([version, switch], sort_keys=True).encode()
+    question = json.dumps([version, threads, switch], sort_keys=True).encode()
     cache = os.path.join(caches or "", hashlib.sha256(question).hexdigest()[:16])
     done = dict(switch)
     for table in _TABLES:

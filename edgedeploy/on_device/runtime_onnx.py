@@ -81,9 +81,9 @@ def load(module: Any, path: str, contract: dict[str, Any], threads: int, acceler
             f"libraries or its device are missing; there: {_names(started)}"
         )
     named = functools.partial(_named, accelerator["name"], provider)
-    placement = (
-        functools.partial(_recorded, session, named) if tells else functools.partial(_profiled, open_session, named)
-    )
+    placement: Placement = functools.partial(_recorded, session, named)
+    if not tells:
+        placement = _untold if provider == _CPU else functools.partial(_profiled, open_session, named)
     return OnnxSession(session, contract, placement, errors)
 
 
@@ -161,6 +161,10 @@ def _recorded(session: Any, named: Callable[[str], str], _prepared: Any) -> dict
         name = named(part.ep_name)
         counts[name] = counts.get(name, 0) + len(part.get_nodes())
     return counts
+
+
+def _untold(_prepared: Any) -> None:
+    """Nothing can have fallen back from the CPU, so that no run is spent on finding out."""
 
 
 def _profiled(

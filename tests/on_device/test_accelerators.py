@@ -112,6 +112,7 @@ def test_a_runtime_that_records_no_assignment_is_asked_by_its_profile(
     model = open_model(onnx_file, models.ONNX, 1, accelerator("azure", AZURE))
     assert model.placement([models.EXAMPLES]) == {"cpu": 1}
     assert [path.name for path in tmp_path.iterdir()] == ["m.onnx"], "the profile is cleared away"
+    assert open_model(onnx_file, models.ONNX).placement([models.EXAMPLES]) is None, "there is nowhere to fall back from"
 
 
 def test_a_plugin_that_cannot_be_loaded_is_a_refusal(onnx_file: str) -> None:

@@ -259,6 +259,19 @@ def test_the_newest_report_counts() -> None:
     assert "p50 9.00 ms" not in text
 
 
+def test_what_a_board_computed_on_is_told_where_it_is_not_the_cpu(reader: Reader) -> None:
+    made = variants()
+    report = measured(made[0], KITCHEN, 1.0)
+    ran = {"accelerator": "tensorrt", "accelerator_used": "tensorrt", "placement": {"tensorrt": 37, "cpu": 3}}
+    report = replace(report, conditions=replace(report.conditions, **ran, build_ms=95_000.0))  # type: ignore[arg-type]
+    choice = replace(choice_on_kitchen(made), accelerator="tensorrt")
+    text = read(Page(variants=made, reports=(report,), choices=(choice,), devices=(KITCHEN,))).text
+    for told in ("kitchen pi4, on tensorrt", "Accelerator tensorrt", "37 on tensorrt, 3 on cpu"):
+        assert told in text
+    assert "first load, with all that tensorrt keeps to be built: 95,000 ms" in text
+    assert "kitchen pi4, on" not in reader.text
+
+
 def test_gappy_energy_is_told() -> None:
     [variant] = variants()[:1]
     report = measured(variant, KITCHEN, 1.0)
