@@ -1,8 +1,7 @@
-"""ONNX files: small, with a free batch axis, the same bytes each time, as fp32, fp16 or static int8."""
+"""ONNX files: small, with a free batch axis, the same bytes each time, in every precision."""
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Collection
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from edgedeploy.errors import ExportError
-from edgedeploy.export import onnx_int8
+from edgedeploy.export import onnx_dynamic, onnx_graph, onnx_int8, onnx_operators, onnx_weights
 from edgedeploy.export.capture import CONVERTER_ERRORS, capture, explain, sample
 from edgedeploy.export.shared import Written, size_note, tensor_names
 from edgedeploy.quiet import quiet
@@ -37,31 +36,45 @@ def convert(model: nn.Module, task: Task, path: Path, batch: int | None = None) 
 
 def layers(source: Path) -> tuple[str, ...]:
     """The layers of a converted file that hold weights, in its order."""
-    raise NotImplementedError(source)
+    import onnx
+
+    return onnx_graph.layers(onnx.load(source).graph)
 
 
-def quantise(source: Path, target: Target, task: Task, path: Path, keep_float: Collection[str]) -> Written:  # noqa: ARG001
+def quantise(source: Path, target: Target, task: Task, path: Path, keep_float: Collection[str]) -> Written:
     """Write a converted file to `path` as `target` says, but for the layers `keep_float`. Raises ExportError."""
     import onnx
 
-    proto = onnx.load(source)
-    notes: tuple[str, ...] = ()
-    if target.precision is Precision.FP16:
-        proto = _strip(_halve(proto))
-    elif target.precision is Precision.INT8:
-        with tempfile.TemporaryDirectory(dir=path.parent) as folder:
-            quantised, notes = onnx_int8.quantise(proto, task, Path(folder), target.static_batch or 1)
-        float_bytes = _strip(proto).ByteSize()
-        proto = _strip(quantised)
-        notes += size_note(proto.ByteSize(), float_bytes)
-    else:
-        proto = _strip(proto)
+    floats = onnx.load(source)
+    proto = _quantised(source, target, task, keep_float)
+    operators = onnx_operators.read_back(floats, proto, target.precision, keep_float)
+    notes = onnx_operators.notes(operators, target.precision)
+    proto = _strip(proto)
+    if target.precision in (Precision.INT8, Precision.INT8_DYNAMIC):
+        notes += size_note(proto.ByteSize(), _strip(floats).ByteSize())
     try:
         onnx.checker.check_model(proto, full_check=True)
     except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
         raise ExportError(f"the exporter wrote an invalid ONNX graph: {str(error).splitlines()[0]}") from error
     path.write_bytes(proto.SerializeToString(deterministic=True))
-    return Written(notes)
+    return Written(notes, operators)
+
+
+def _quantised(source: Path, target: Target, task: Task, keep_float: Collection[str]) -> Any:
+    import onnx
+
+    proto = onnx.load(source)
+    match target.precision:
+        case Precision.FP16:
+            return _halve(proto, keep_float)
+        case Precision.W8 | Precision.W4:
+            bits = 8 if target.precision is Precision.W8 else 4
+            onnx_weights.store(proto.graph, list(onnx_graph.weights(proto.graph, keep_float)), bits)
+        case Precision.INT8_DYNAMIC:
+            onnx_dynamic.quantise(proto, keep_float)
+        case Precision.INT8 | Precision.INT16X8:
+            return onnx_int8.quantise(proto, source, target, task, keep_float)
+    return proto
 
 
 def describe(path: Path) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
@@ -106,21 +119,24 @@ def _convert(model: nn.Module, task: Task, batch: int | None = None) -> Any:
                 output_names=tensor_names("output", outputs),
             )
             assert exported is not None  # None only where it writes the file itself
+            paths = onnx_graph.scopes(exported.model_proto)
             # The exporter leaves dead nodes and a stack trace on each one: up to two thirds of a small file.
             proto = onnxslim.slim(exported.model_proto)
     except CONVERTER_ERRORS as error:
         raise explain(error, model, inputs, "ONNX") from error
     del proto.graph.value_info[:]  # shapes of before the simplification, which quantisers trip over
+    onnx_graph.name_layers(proto, paths, model)
     return proto
 
 
-def _halve(proto: Any) -> Any:
+def _halve(proto: Any, keep_float: Collection[str]) -> Any:
     with quiet():
         from onnxruntime.transformers.float16 import convert_float_to_float16
         from onnxruntime.transformers.onnx_model import OnnxModel
 
         # onnxconverter-common has the same function, whose casts break on Transformer encoders.
-        halved = OnnxModel(convert_float_to_float16(proto, keep_io_types=True))
+        kept = [node.name for node in proto.graph.node if onnx_graph.layer_of(node) in keep_float]
+        halved = OnnxModel(convert_float_to_float16(proto, keep_io_types=True, node_block_list=kept))
         halved.topological_sort(is_deterministic=True)  # it puts the casts at the end
         return halved.model
 

@@ -1,106 +1,200 @@
-"""Static int8 for ONNX: unsigned activations, signed weights per channel, ranges from the calibration split."""
+"""Static int8 and 16x8 for ONNX: Q and DQ where they pay, weights per channel, ranges from the calibration split."""
 
 from __future__ import annotations
 
-from collections import Counter
+from collections.abc import Collection
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import numpy as np
 
 from edgedeploy.errors import ExportError
+from edgedeploy.export import onnx_weights
 from edgedeploy.export.capture import CONVERTER_ERRORS
-from edgedeploy.export.shared import calibration_examples, tensor_names
+from edgedeploy.export.onnx_graph import Constants, weights
+from edgedeploy.export.onnx_places import CORES, fold_stem, integer_nodes, pool_globally
+from edgedeploy.export.onnx_ranges import activation_ranges
 from edgedeploy.quiet import quiet
-from edgedeploy.records import Calibration
+from edgedeploy.records import Calibration, Int8Form, Precision, Target
 from edgedeploy.task import Task
 
-if TYPE_CHECKING:
-    import numpy as np
-
-# They compute nothing, or lose most in eight bits, and a pair of Q and DQ around each costs more than it saves:
-# on a Transformer encoder a fifth of the file, with no change in speed or error.
-_KEPT_IN_FLOAT = frozenset(
-    ("LayerNormalization", "Softmax", "Reshape", "Transpose", "Squeeze", "Unsqueeze", "Slice", "Split")
-)
+# What a Cast or a Mul, its names and its constant take in the file.
+_NODE_BYTES = 40
 
 
-def quantise(proto: Any, task: Task, folder: Path, batch: int = 1) -> tuple[Any, tuple[str, ...]]:
-    """Return the quantised graph and notes on what stayed in float; `batch` examples a call. Raises ExportError."""
-    import onnx
+def quantise(proto: Any, source: Path, target: Target, task: Task, keep_float: Collection[str]) -> Any:
+    """Return the quantised graph. Weights that no integer kernel reads are stored in eight bits. Raises ExportError."""
+    form = target.form or Int8Form.U8S8
+    wide = target.precision is Precision.INT16X8
+    graph = proto.graph
+    same = pool_globally(graph)
+    if form is Int8Form.U8S8 and not wide:
+        same |= fold_stem(graph)
+    # All that could ever be asked for, so that one calibration does for whatever is kept in float.
+    touched = {name for node in integer_nodes(graph, ()) for name in (*node.input, *node.output)}
+    nodes = [node.name for node in integer_nodes(graph, keep_float)]
+    if nodes:
+        wanted = {same.get(name, name) for name in touched}
+        ranges = dict(
+            activation_ranges(source, wanted, task, target.calibration or Calibration(), 65536 if wide else 256)
+        )
+        ranges |= {new: ranges[old] for new, old in same.items() if old in ranges}
+        _untie(graph, nodes)
+        try:
+            with quiet():
+                proto = _with_pairs(proto, nodes, ranges, form, wide=wide)
+        except CONVERTER_ERRORS as error:
+            raise ExportError(f"onnxruntime cannot quantise the net: {type(error).__name__}: {error}") from error
+        _prune(proto.graph, nodes)
+        _compact(proto.graph, derive=form is not Int8Form.S8S8_SYMMETRIC)
+    onnx_weights.store(proto.graph, list(weights(proto.graph, keep_float)), 8)
+    return proto
 
-    _untie(proto.graph)
-    source, result = folder / "float.onnx", folder / "int8.onnx"
-    source.write_bytes(proto.SerializeToString())
-    try:
-        with quiet():
-            _quantise_static(source, result, task, batch)
-    except CONVERTER_ERRORS as error:
-        raise ExportError(f"onnxruntime cannot quantise the net: {type(error).__name__}: {error}") from error
-    quantised = onnx.load(result)
-    return quantised, _notes(quantised.graph)
 
-
-def _untie(graph: Any) -> None:
+def _untie(graph: Any, integer: Collection[str]) -> None:
     """Give each kind of user of a shared weight its own copy.
 
-    The quantiser keeps one scale per tensor, cut along the axis that the first user asks for: an embedding tied
-    to the last layer then comes out as a file that no runtime takes.
+    The quantiser keeps one scale per tensor, cut along the axis that the first user asks for, and hands it to all:
+    an embedding tied to the last layer then comes out as a file that no runtime takes.
     """
-    weights = {tensor.name: tensor for tensor in graph.initializer if len(tensor.dims) > 1}
-    copies: dict[tuple[str, str, int], str] = {}
-    first_user: dict[str, tuple[str, str, int]] = {}
+    constants = Constants(graph)
+    first: dict[str, tuple[str, int, int, bool]] = {}
+    for weight in list(weights(graph)):
+        user = (weight.node.op_type, weight.position, weight.axis, weight.node.name in integer)
+        if first.setdefault(weight.name, user) != user:
+            copy = "_".join((weight.name, "of", *map(str, user)))
+            weight.node.input[weight.position] = constants.add(copy, constants[weight.name])
+
+
+def _with_pairs(proto: Any, nodes: list[str], ranges: dict[str, Any], form: Int8Form, *, wide: bool) -> Any:
+    from onnxruntime.quantization import CalibrationMethod, QuantType
+    from onnxruntime.quantization.calibrate import TensorsData
+    from onnxruntime.quantization.qdq_quantizer import QDQQuantizer
+    from onnxruntime.quantization.quant_utils import save_and_reload_model_with_shape_infer
+
+    unsigned = form in (Int8Form.U8S8, Int8Form.U8U8)
+    narrow_type = QuantType.QUInt8 if unsigned else QuantType.QInt8
+    wide_type = QuantType.QUInt16 if unsigned else QuantType.QInt16
+    weight_type = QuantType.QUInt8 if form is Int8Form.U8U8 else QuantType.QInt8
+    options = {
+        "ActivationSymmetric": form is Int8Form.S8S8_SYMMETRIC,
+        "TensorQuantOverrides": _steps(proto.graph, nodes, weight_type),
+    }
+    seen = {name: tuple(np.array(end, np.float32) for end in ends) for name, ends in ranges.items()}
+    types = sorted({node.op_type for node in proto.graph.node})
+    quantiser = QDQQuantizer(
+        save_and_reload_model_with_shape_infer(proto), True, False, weight_type, wide_type if wide else narrow_type,
+        TensorsData(CalibrationMethod.MinMax, seen), nodes, [], types, options,
+    )  # fmt: skip
+    quantiser.quantize_model()
+    quantiser.model.topological_sort()
+    return quantiser.model.model
+
+
+def _steps(graph: Any, nodes: Collection[str], weight_type: Any) -> dict[str, list[dict[str, Any]]]:
+    """Our own scale for each channel of each weight, in the words of onnxruntime's quantiser."""
+    from onnxruntime.quantization import QuantType
+
+    constants = Constants(graph)
+    zero = np.uint8(128) if weight_type == QuantType.QUInt8 else np.int8(0)
+    found = {}
+    for weight in weights(graph):
+        if weight.node.name in nodes:
+            steps = onnx_weights.in_eight_bits(constants[weight.name], weight.axis).steps.ravel().astype(np.float32)
+            found[weight.name] = [
+                {"quant_type": weight_type, "axis": weight.axis, "scale": step, "zero_point": zero} for step in steps
+            ]
+    return found
+
+
+def _prune(graph: Any, integer: Collection[str]) -> None:
+    """Take away the pairs of Q and DQ that no integer kernel reads, and lead floats around the others."""
+    producers = {name: node for node in graph.node for name in node.output}
+    readers: dict[str, list[Any]] = {}
     for node in graph.node:
-        for position, name in enumerate(node.input):
-            if name not in weights:
-                continue
-            user = (name, node.op_type, position)
-            if first_user.setdefault(name, user) == user:
-                continue
-            if user not in copies:
-                copies[user] = f"{name}_of_{node.op_type}_{position}"
-                copy = graph.initializer.add()
-                copy.CopyFrom(weights[name])
-                copy.name = copies[user]
-            node.input[position] = copies[user]
+        for name in node.input:
+            readers.setdefault(name, []).append(node)
+    outputs = {value.name for value in graph.output}
+    gone = []
+    for pair in [node for node in graph.node if node.op_type == "DequantizeLinear"]:
+        quantise = producers.get(pair.input[0])
+        if quantise is None:  # a weight
+            continue
+        source = producers.get(quantise.input[0])
+        made = source is not None and source.name in integer
+        users = readers.get(pair.output[0], [])
+        idle = not any(user.name in integer for user in users)
+        if source is not None and made and (source.op_type not in ("Gemm", "MatMul") or not idle):
+            continue
+        real = quantise.input[0]
+        for user in users:
+            if user.name not in integer:
+                user.input[:] = [real if name == pair.output[0] else name for name in user.input]
+        if idle:
+            gone += [quantise, pair]
+            if pair.output[0] in outputs and source is not None:
+                source.output[:] = [pair.output[0] if name == real else name for name in source.output]
+                for user in readers.get(real, []) + users:
+                    user.input[:] = [pair.output[0] if name == real else name for name in user.input]
+    for node in gone:
+        graph.node.remove(node)
+    onnx_weights.drop_unused(graph)
 
 
-def _quantise_static(source: Path, result: Path, task: Task, batch: int) -> None:
-    from onnxruntime import quantization
-    from onnxruntime.quantization.registry import QDQRegistry, QLinearOpsRegistry
+def _compact(graph: Any, *, derive: bool) -> None:
+    """Leave out zero points of zero, keep each constant once, and, where asked to, derive scales from others.
 
-    names = tensor_names("input", len(task.example))
+    A bias's scale is its input's times its weight's. Cast and Mul fold when the file is loaded.
+    """
+    from onnx import TensorProto, helper
 
-    class Reader(quantization.CalibrationDataReader):  # type: ignore[misc]
-        """Hands out the examples of the calibration split, one by one."""
+    constants = Constants(graph)
+    producers = {name: node for node in graph.node for name in node.output}
+    halves: dict[str, str] = {}
+    nodes = []
+    # The kernel of Gemm, alone, asks for its weight's zero point.
+    needed = {node.input[1] for node in graph.node if node.op_type == "Gemm"}
+    for node in graph.node:
+        stored = node.op_type == "DequantizeLinear" and node.input[0] in constants and len(node.input) > 2
+        if stored and not constants[node.input[2]].any() and node.output[0] not in needed:
+            del node.input[2:]
+    for node in graph.node:
+        if not derive or node.op_type not in CORES or len(node.input) < 3:
+            continue
+        pairs = [producers[name] for name in node.input[:3] if name in producers]
+        if len(pairs) < 3 or any(one.op_type != "DequantizeLinear" for one in pairs):
+            continue
+        entry, weight, bias = pairs
+        derived = constants[entry.input[1]] * constants[weight.input[1]]
+        if derived.nbytes > _NODE_BYTES and np.array_equal(derived, constants[bias.input[1]]):
+            name = f"{bias.input[1]}_derived"
+            nodes.append(helper.make_node("Mul", [entry.input[1], weight.input[1]], [name]))
+            bias.input[1] = name
+    for node in graph.node:
+        if not derive or node.op_type != "DequantizeLinear" or node.input[1] not in constants:
+            continue
+        steps = constants[node.input[1]]
+        short = steps.astype(np.float16)
+        if steps.nbytes - short.nbytes > _NODE_BYTES and np.array_equal(short.astype(np.float32), steps):
+            halves[node.input[1]] = constants.add(f"{node.input[1]}_half", short)
+    for name, half in halves.items():
+        nodes.insert(0, helper.make_node("Cast", [half], [f"{name}_wide"], to=TensorProto.FLOAT))
+    for node in (*nodes, *graph.node):
+        node.input[:] = [f"{name}_wide" if name in halves else name for name in node.input]
+    kept = [type(node).FromString(node.SerializeToString()) for node in (*nodes, *graph.node)]
+    del graph.node[:]
+    graph.node.extend(kept)
+    _share(graph)
 
-        def __init__(self) -> None:
-            self._examples = iter(calibration_examples(task, Calibration(), batch))
 
-        def get_next(self) -> dict[str, np.ndarray] | None:
-            example = next(self._examples, None)
-            return None if example is None else dict(zip(names, example, strict=True))
+def _share(graph: Any) -> None:
+    from onnx import numpy_helper
 
-    quantization.quantize_static(
-        source,
-        result,
-        Reader(),
-        quant_format=quantization.QuantFormat.QDQ,
-        op_types_to_quantize=sorted({*QDQRegistry, *QLinearOpsRegistry} - _KEPT_IN_FLOAT),
-        per_channel=True,
-        # x86 multiplies unsigned by signed; with the default, signed by signed, most of the gain is lost there.
-        activation_type=quantization.QuantType.QUInt8,
-        weight_type=quantization.QuantType.QInt8,
-    )
-
-
-def _notes(graph: Any) -> tuple[str, ...]:
-    """Read off the file which weights did not become integers, and who uses them."""
-    import onnx
-
-    weights = {tensor.name: tensor.data_type for tensor in graph.initializer if len(tensor.dims) > 1}
-    integer = {name for name, kind in weights.items() if kind in (onnx.TensorProto.INT8, onnx.TensorProto.UINT8)}
-    floats = {name for name, kind in weights.items() if kind == onnx.TensorProto.FLOAT}
-    users = Counter(node.op_type for node in graph.node if floats.intersection(node.input))
-    if not floats:
-        return ()
-    kept = ", ".join(sorted(users))
-    return (f"{kept} kept in float: {len(integer)} of {len(integer) + len(floats)} weight tensors are int8",)
+    first: dict[tuple[int, tuple[int, ...], bytes], str] = {}
+    names: dict[str, str] = {}
+    for tensor in graph.initializer:
+        array = numpy_helper.to_array(tensor)
+        names[tensor.name] = first.setdefault((tensor.data_type, array.shape, array.tobytes()), tensor.name)
+    for node in graph.node:
+        node.input[:] = [names.get(name, name) for name in node.input]
+    onnx_weights.drop_unused(graph)

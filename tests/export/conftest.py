@@ -12,8 +12,8 @@ import torch
 from torch import nn
 
 from edgedeploy import export
-from edgedeploy.export import Exported
-from edgedeploy.records import Target
+from edgedeploy.export import Exported, FloatFile
+from edgedeploy.records import Format, Target
 from edgedeploy.task import Task
 from tests.export import nets
 
@@ -31,6 +31,7 @@ class Case:
 
 
 Trained = Callable[[str], tuple[Task, nn.Module]]
+Convert = Callable[[str, Format], FloatFile]
 Make = Callable[[str, Target], Case]
 
 
@@ -54,11 +55,21 @@ def trained() -> Trained:
 
 
 @pytest.fixture(scope="session")
-def make(trained: Trained, tmp_path_factory: pytest.TempPathFactory) -> Make:
+def converted(trained: Trained, tmp_path_factory: pytest.TempPathFactory) -> Convert:
+    @cache
+    def convert(family: str, file_format: Format) -> FloatFile:
+        task, model = trained(family)
+        return export.convert(model, file_format, task, tmp_path_factory.mktemp(f"{family}-{file_format}"))
+
+    return convert
+
+
+@pytest.fixture(scope="session")
+def make(trained: Trained, converted: Convert, tmp_path_factory: pytest.TempPathFactory) -> Make:
     @cache
     def build(family: str, target: Target) -> Case:
         task, model = trained(family)
         folder: Path = tmp_path_factory.mktemp(f"{family}-{target}")
-        return Case(task, model, target, export.export(model, target, task, folder))
+        return Case(task, model, target, export.quantise(converted(family, target.format), target, task, folder))
 
     return build
