@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from edgedeploy.export import onnx_weights
-from edgedeploy.export.onnx_graph import Constants, Weight, attribute, weights
+from edgedeploy.export.onnx_graph import Constants, Weight, attribute, layer_of, weights
 
 # Of onnxruntime, as only it has an LSTM of integers.
 _CONTRIB = "com.microsoft"
@@ -24,15 +24,16 @@ def quantise(proto: Any, keep_float: Collection[str]) -> None:
     graph = proto.graph
     constants = Constants(graph)
     ranged: dict[str, tuple[str, str, str]] = {}
+    steps_of: dict[str, str] = {}
     nodes = []
     products = {weight.node.name: weight for weight in weights(graph, keep_float) if _is_product(weight, constants)}
     for node in graph.node:
         weight = products.get(node.name)
         if weight is not None:
-            nodes += _product(weight, constants, ranged)
+            nodes += _product(weight, constants, ranged, steps_of)
             continue
         if node.op_type == "LSTM" and _is_wide(node, constants, keep_float):
-            _quantise_lstm(node, constants)
+            nodes += _quantise_lstm(node, constants)
         nodes.append(node)
     kept = [type(node).FromString(node.SerializeToString()) for node in nodes]
     del graph.node[:]
@@ -49,7 +50,9 @@ def _is_product(weight: Weight, constants: Constants) -> bool:
     return node.op_type in ("MatMul", "Gemm") and weight.position == 1 and constants.rank(weight.name) == 2 and plain
 
 
-def _product(weight: Weight, constants: Constants, ranged: dict[str, tuple[str, str, str]]) -> list[Any]:
+def _product(
+    weight: Weight, constants: Constants, ranged: dict[str, tuple[str, str, str]], steps_of: dict[str, str]
+) -> list[Any]:
     """DynamicQuantizeLinear, MatMulInteger and what scales its sums: onnxruntime makes one node of them."""
     from onnx import TensorProto, helper
 
@@ -64,11 +67,8 @@ def _product(weight: Weight, constants: Constants, ranged: dict[str, tuple[str, 
     if stored not in constants:
         levels = onnx_weights.in_eight_bits(constants[name], weight.axis)
         constants.add(stored, levels.values.T if weight.axis == 0 else levels.values)
-        constants.add(f"{stored}_steps", levels.steps.ravel())
-    steps = f"{stored}_steps"
-    if constants[steps].dtype == np.float16:
-        made.append(helper.make_node("Cast", [steps], [f"{result}_wide"], to=TensorProto.FLOAT))
-        steps = f"{result}_wide"
+        steps_of[stored] = onnx_weights.widened(constants, f"{stored}_steps", levels.steps.ravel(), made)
+    steps = steps_of[stored]
     biased = node.op_type == "Gemm" and len(node.input) > 2 and node.input[2]
     scaled = f"{result}_scaled" if biased else result
     made += [
@@ -86,30 +86,38 @@ def _product(weight: Weight, constants: Constants, ranged: dict[str, tuple[str, 
 
 
 def _is_wide(node: Any, constants: Constants, keep_float: Collection[str]) -> bool:
-    from edgedeploy.export.onnx_graph import layer_of
-
-    odd = {"activations", "clip", "input_forget"} & {one.name for one in node.attribute}
+    odd = {"activations", "clip"} & {one.name for one in node.attribute}
     return (
         not odd
-        and attribute(node, "layout", 0) == 0
+        and attribute(node, "layout", 0) == attribute(node, "input_forget", 0) == 0
         and layer_of(node) not in keep_float
         and attribute(node, "hidden_size", 0) >= _WIDE_LSTM
         and all(constants.is_float(name) for name in node.input[1:3])
     )
 
 
-def _quantise_lstm(node: Any, constants: Constants) -> None:
-    """Its weights stand transposed: (directions, inputs, 4 hidden), with a scale for each output."""
+def _quantise_lstm(node: Any, constants: Constants) -> list[Any]:
+    """Change it, and return what goes before it.
+
+    Its weights stand transposed: (directions, inputs, 4 hidden), with a scale for each output.
+    """
     inputs = [*node.input, *[""] * (8 - len(node.input))]
+    before: list[Any] = []
     more = []
     for position in (1, 2):
         name = inputs[position]
         levels = onnx_weights.in_eight_bits(constants[name], 1)
         inputs[position] = constants.add(f"{name}_s8", np.swapaxes(levels.values, 1, 2))
-        steps = levels.steps[:, :, 0].astype(np.float32)
-        more += [
-            constants.add(f"{name}_steps", steps),
-            constants.add(f"zeros_{'_'.join(map(str, steps.shape))}", np.zeros(steps.shape, np.int8)),
-        ]
+        shape = levels.steps.shape[:2]
+        zeros = constants.add(f"zeros_{'_'.join(map(str, shape))}", np.zeros(shape, np.int8))
+        more += [onnx_weights.widened(constants, f"{name}_steps", levels.steps.reshape(shape), before), zeros]
+    bias = inputs[onnx_weights.BIAS["LSTM"]]
+    if constants.is_float(bias):
+        half = onnx_weights.halved_bias(constants[bias])
+        inputs[onnx_weights.BIAS["LSTM"]] = onnx_weights.widened(constants, bias, half, before)
+    kept = [one for one in node.attribute if one.name != "layout"]
+    del node.attribute[:]
+    node.attribute.extend(kept)
     node.op_type, node.domain = "DynamicQuantizeLSTM", _CONTRIB
     node.input[:] = [*inputs, *more]
+    return before

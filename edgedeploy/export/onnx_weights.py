@@ -17,7 +17,8 @@ _BLOCK = 32
 _NODES_BYTES = {8: 100, 4: 240}
 _HALF_BYTES = 40
 _SMALLEST_HALF, _LARGEST_HALF = 2.0**-14, 65504.0
-_BIAS = {"Conv": 2, "ConvTranspose": 2, "GRU": 3, "Gemm": 2, "LSTM": 3, "RNN": 3}
+# Where each operator's bias stands among its inputs.
+BIAS = {"Conv": 2, "ConvTranspose": 2, "GRU": 3, "Gemm": 2, "LSTM": 3, "RNN": 3}
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -89,27 +90,34 @@ def store(graph: Any, weights: Iterable[Weight], bits: int) -> None:
 
 
 def _halve_biases(graph: Any, constants: Constants, weights: Iterable[Weight]) -> list[Any]:
-    """Biases as float16: what that rounds off is far below what eight bits do to the weights."""
-    from onnx import TensorProto, helper
-
     products = {weight.node.output[0] for weight in weights if weight.node.op_type == "MatMul"}
-    places = [(weight.node, _BIAS[weight.node.op_type]) for weight in weights if weight.node.op_type in _BIAS]
+    places = [(weight.node, BIAS[weight.node.op_type]) for weight in weights if weight.node.op_type in BIAS]
     sums = [node for node in graph.node if node.op_type == "Add" and products.intersection(node.input)]
     places += [(node, 1 if node.input[0] in products else 0) for node in sums]
-    wide: dict[str, str] = {}
-    nodes = []
+    nodes: list[Any] = []
     for node, position in places:
         name = node.input[position] if position < len(node.input) else ""
-        if name not in wide and constants.is_float(name):
-            array = constants[name]
-            if array.nbytes // 2 <= _HALF_BYTES or np.abs(array).max() > _LARGEST_HALF:
-                continue
-            constants.add(f"{name}_half", array.astype(np.float16))
-            wide[name] = f"{name}_wide"
-            nodes.append(helper.make_node("Cast", [f"{name}_half"], [wide[name]], to=TensorProto.FLOAT))
-        if name in wide:
-            node.input[position] = wide[name]
+        if constants.is_float(name) and halved_bias(constants[name]).dtype == np.float16:
+            node.input[position] = widened(constants, name, halved_bias(constants[name]), nodes)
     return nodes
+
+
+def widened(constants: Constants, name: str, array: np.ndarray, nodes: list[Any]) -> str:
+    """Add a constant, and to `nodes` the Cast that makes floats of halves; returns the tensor of floats."""
+    from onnx import TensorProto, helper
+
+    if array.dtype != np.float16:
+        return constants.add(name, array)
+    if f"{name}_half" not in constants:
+        constants.add(f"{name}_half", array)
+        nodes.append(helper.make_node("Cast", [f"{name}_half"], [f"{name}_wide"], to=TensorProto.FLOAT))
+    return f"{name}_wide"
+
+
+def halved_bias(array: np.ndarray) -> np.ndarray:
+    """As float16 where that pays: what it rounds off is far below what eight bits do to the weights."""
+    pays = array.nbytes // 2 > _HALF_BYTES and np.abs(array).max() <= _LARGEST_HALF
+    return array.astype(np.float16) if pays else array
 
 
 def drop_unused(graph: Any) -> None:
@@ -138,10 +146,7 @@ def _scale(constants: Constants, name: str, levels: str, steps: np.ndarray) -> l
     from onnx import TensorProto, helper
 
     nodes = [helper.make_node("Cast", [levels], [f"{name}_float"], to=TensorProto.FLOAT)]
-    stored = constants.add(f"{name}_steps", steps)
-    if steps.dtype == np.float16:
-        nodes.append(helper.make_node("Cast", [stored], [f"{name}_wide"], to=TensorProto.FLOAT))
-        stored = f"{name}_wide"
+    stored = widened(constants, f"{name}_steps", steps, nodes)
     return [*nodes, helper.make_node("Mul", [f"{name}_float", stored], [name])]
 
 

@@ -129,7 +129,7 @@ def test_no_file_is_larger_than_what_onnxruntime_writes_by_itself(
 ) -> None:
     from onnxruntime import quantization
 
-    class Reader(quantization.CalibrationDataReader):
+    class Reader(quantization.CalibrationDataReader):  # type: ignore[misc]
         def __init__(self, images: np.ndarray) -> None:
             self._images: Iterator[np.ndarray] = iter(images)
 
@@ -229,7 +229,7 @@ def test_every_method_beats_minmax_where_there_is_an_outlier(tmp_path: Path) -> 
         expected = net(torch.from_numpy(task.selection.inputs[0])).numpy()
     errors, files = {}, set()
     for method in ("minmax", "percentile", "mse", "entropy"):
-        target = Target(Format.ONNX, Precision.INT8, calibration=Calibration(method))  # type: ignore[arg-type]
+        target = Target(Format.ONNX, Precision.INT8, calibration=Calibration(method))
         exported = export.quantise(source, target, task, tmp_path)
         files.add(exported.path.read_bytes())
         [given] = run_exported(exported.path, exported.contract, task.selection.inputs, iter([100]))
@@ -259,7 +259,8 @@ def test_a_mask_of_infinities_needs_no_range(tmp_path: Path) -> None:
         def forward(self, values: torch.Tensor) -> torch.Tensor:
             features = self.project(values)
             mask = torch.full((4, 4), float("-inf")).triu(1)
-            return ((features @ features.transpose(1, 2)) + mask).softmax(-1) @ features
+            attended: torch.Tensor = ((features @ features.transpose(1, 2)) + mask).softmax(-1) @ features
+            return attended
 
     torch.manual_seed(0)
     net = Masked()
