@@ -20,6 +20,7 @@ from edgedeploy.cli.words import (
     bytes_text,
     milliseconds,
     on_text,
+    operator_text,
     or_absent,
     passes_text,
     plural,
@@ -283,6 +284,8 @@ def shown(all_known: Shown, *, as_json: bool) -> None:
     table = Table(show_header=False, box=None, pad_edge=False)
     for key, value in rows.items():
         table.add_row(f"[bold]{key}[/]", escape(value))
+    for use in variant.operators:
+        table.add_row("[bold]operator[/]", escape(operator_text(use)))
     for note in variant.notes:
         table.add_row("[bold]note[/]", escape(note))
     out.print(table)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence, Sized
 from typing import Any
 
-from edgedeploy.records import CPU, Quality, Report, Variant
+from edgedeploy.records import CPU, OperatorUse, Quality, Report, Variant
 
 NOT_MEASURED = "-"
 
@@ -70,3 +70,9 @@ def tensors_text(tensors: Sequence[Mapping[str, Any]]) -> str:
             text += f", real = {tensor['scale']:.4g} x (value - {tensor['zero_point']})"
         texts.append(text)
     return "; ".join(texts)
+
+
+def operator_text(use: OperatorUse) -> str:
+    """How many operators of a type there are, what they compute in, and why not in integers."""
+    stored = f", weights {use.weights}" if use.weights and use.weights != use.arithmetic else ""
+    return f"{use.count} {use.operator}: {use.arithmetic}{stored}" + (f" ({use.why})" if use.why else "")
