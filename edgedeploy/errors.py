@@ -5,6 +5,7 @@
       CompressionError          a pass could not do what the recipe asks
       ExportError               the net could not be written in the format
         ParityError             the written file does not compute what the source computes
+        AccuracyError           it does, but may lose more of the metric than the recipe allows
       TransportError            the link to a board; always names the board
         ConnectError            nobody answers
         AuthError               the board does not let us in
@@ -57,6 +58,10 @@ class ExportError(EdgeDeployError):
 
 class ParityError(ExportError):
     """The exported file strays from the source by more than its precision allows."""
+
+
+class AccuracyError(ExportError):
+    """A quantised file may lose more of the metric than its recipe allows, whichever layers stay in float."""
 
 
 class TransportError(EdgeDeployError):

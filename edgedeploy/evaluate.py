@@ -73,6 +73,18 @@ def drop(source: Evaluation, exported: Evaluation) -> Drop:
     return Drop(source.quality.value - exported.quality.value, low, high, examples)
 
 
+def worst_drop(source: Evaluation, exported: Evaluation) -> float:
+    """The drop that the exported file does not exceed with 95 % confidence, paired over the examples of one split.
+
+    One-sided and, for scores of 0 and 1, close to exact (`statistics.paired_drop_bound`); for any other metric it
+    is the upper end of the interval of `drop`.
+    """
+    a, b = source.scores, exported.scores
+    if a is None or b is None or not np.isin(np.stack((a, b)), (0.0, 1.0)).all():
+        return drop(source, exported).high
+    return statistics.paired_drop_bound(int((a > b).sum()), int((a < b).sum()), len(a))
+
+
 def _judge(outputs: Arrays, task: Task, split_name: str, what: str) -> Evaluation:
     targets: np.ndarray = getattr(task, split_name).targets
     for index, output in enumerate(outputs):

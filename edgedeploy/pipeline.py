@@ -79,9 +79,12 @@ def train(project: Project, progress: Progress = SILENT, *, afresh: bool = False
     return True
 
 
-def build(project: Project, recipes: Sequence[str] = (), progress: Progress = SILENT) -> Built:
-    """Compress and export every variant of the plan, or of the named recipes, that is not in the store."""
-    return building.build(project.plan, project.store, progress.step, project.recipes(recipes))
+def build(project: Project, recipes: Sequence[str] = (), progress: Progress = SILENT, jobs: int | None = None) -> Built:
+    """Compress and export every variant of the plan, or of the named recipes, that is not in the store.
+
+    `jobs` processes share the work; None stands for as many as cores and free memory allow.
+    """
+    return building.build(project.plan, project.store, progress, project.recipes(recipes), jobs)
 
 
 def push(

@@ -11,6 +11,9 @@ class Progress(Protocol):
     def step(self, text: str) -> None:
         """Something began."""
 
+    def building(self, done: int, total: int, at: tuple[str, ...]) -> None:
+        """So many of so many variants are done with, and this is what each process is at."""
+
     def sent(self, device: str, sent_bytes: int, total_bytes: int) -> None:
         """So many of so many bytes have gone to a device."""
 
@@ -19,6 +22,9 @@ class Silent:
     """Shows nothing."""
 
     def step(self, text: str) -> None:
+        """Ignore it."""
+
+    def building(self, done: int, total: int, at: tuple[str, ...]) -> None:
         """Ignore it."""
 
     def sent(self, device: str, sent_bytes: int, total_bytes: int) -> None:

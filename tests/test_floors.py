@@ -22,7 +22,7 @@ FLOORS: tuple[frozenset[str], ...] = tuple(
         "build profiling deploy project",
         "compress export evaluate packing board selection",
         "store transport meters statistics task exported_file examples",
-        "plan records errors progress quiet",
+        "plan records errors progress quiet apart metrics",
     )
 )
 ISLAND = "on_device"

@@ -1,6 +1,7 @@
 """Turns recipes into variants, each built once and found again."""
 
 from edgedeploy.build.identity import Request, requests
-from edgedeploy.build.run import Built, Failure, build
+from edgedeploy.build.job import Failure
+from edgedeploy.build.run import Built, build
 
 __all__ = ["Built", "Failure", "Request", "build", "requests"]

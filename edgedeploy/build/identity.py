@@ -8,10 +8,12 @@ import importlib.metadata
 import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from edgedeploy import compress, export
+from edgedeploy.build import guard
 from edgedeploy.errors import PlanError
-from edgedeploy.records import PassSettings, Recipe, Target
+from edgedeploy.records import PassSettings, Precision, Recipe, Target
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,12 +37,14 @@ def _request(recipe: Recipe, target: Target, task_digest: str) -> Request:
     passes = tuple(compress.settings(step) for step in recipe.passes)
     needed = {tool for step in recipe.passes for tool in step.tools} | {"torch", *export.tools(target)}
     tools = {**_versions(needed), "edgedeploy.export": str(export.VERSION)}
-    question = {
+    question: dict[str, Any] = {
         "task": task_digest,
         "passes": [dataclasses.asdict(settings) for settings in passes],
         "target": dataclasses.asdict(target),
         "tools": tools,
     }
+    if recipe.max_drop is not None and target.precision is not Precision.FP32:
+        question["guard"] = {"max_drop": recipe.max_drop, "version": guard.VERSION}
     canonical = json.dumps(question, sort_keys=True, separators=(",", ":"), allow_nan=False)
     return Request(
         id=hashlib.sha256(canonical.encode()).hexdigest(),

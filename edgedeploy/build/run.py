@@ -1,39 +1,26 @@
-"""Builds what a plan asks for and the store lacks: compress once per recipe, export and judge each target, keep."""
+"""Builds what a plan asks for and the store lacks, and keeps what is whole: here alone the store is written."""
 
 from __future__ import annotations
 
 import contextlib
 import fcntl
-import json
 import shutil
-import tempfile
-import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Hashable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from edgedeploy import compress, export
 from edgedeploy.build.identity import Request, requests
-from edgedeploy.errors import CompressionError, ExportError, PlanError, StoreError
-from edgedeploy.evaluate import Evaluation, drop, evaluate, evaluate_model
+from edgedeploy.build.job import Bench, Failure, Ground, Job, Made
+from edgedeploy.build.workers import OnSay, affordable, in_processes
+from edgedeploy.errors import PlanError, StoreError
 from edgedeploy.records import Recipe, Variant
-from edgedeploy.task import Task, load_task, task_digest
+from edgedeploy.task import task_digest
 
 if TYPE_CHECKING:
-    from torch import nn
-
     from edgedeploy.plan import Plan
+    from edgedeploy.progress import Progress
     from edgedeploy.store import Store
-
-
-@dataclass(frozen=True, slots=True)
-class Failure:
-    """A variant that the plan asks for and that could not be built, with the reason."""
-
-    variant: str
-    reason: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,12 +32,13 @@ class Built:
     failures: tuple[Failure, ...]
 
 
-def build(plan: Plan, store: Store, on_step: Callable[[str], None], recipes: Sequence[Recipe]) -> Built:
+def build(plan: Plan, store: Store, progress: Progress, recipes: Sequence[Recipe], jobs: int | None = None) -> Built:
     """Find or build every variant of these recipes of the plan; one that fails is told and does not stop the others.
 
-    A variant is recorded only when its file, its contract and its probe are in the store and its parity and
-    quality are known, so an interrupted build leaves nothing that looks complete. Raises PlanError for what is
-    wrong with the task, StoreError where the store refuses.
+    `jobs` is how many processes share the work, by default what cores and free memory allow; the files and figures
+    are the same with any number. A variant is recorded only when its file, its contract and its probe are in the
+    store and its parity and quality are known, so an interrupted build leaves nothing that looks complete. Raises
+    PlanError for what is wrong with the task, StoreError where the store refuses.
     """
     if plan.weights is not None and not plan.weights.is_file():
         mend = "run `edgedeploy train`" if plan.train else "put the file there, or add a [train] table"
@@ -60,17 +48,27 @@ def build(plan: Plan, store: Store, on_step: Callable[[str], None], recipes: Seq
     found = {request.id: variant for request in planned if (variant := store.variant(request.id)) is not None}
     wanted = {recipe.name for recipe in recipes}
     missing = [request for request in planned if request.id not in found and request.recipe.name in wanted]
-    failures: list[Failure] = []
-    made: list[str] = []
+    failed: dict[str, Failure] = {}
+    made: set[str] = set()
     if missing:
+        ground = Ground(plan.task_file, plan.weights, digest)
         with _workspace(store.folder) as workspace:
-            task = load_task(plan.task_file, plan.weights)
-            for outcome in _build_missing(task, missing, store, workspace, on_step):
-                if isinstance(outcome, Failure):
-                    failures.append(outcome)
-                else:
-                    found[outcome.id] = outcome
-                    made.append(outcome.name)
+            at: tuple[str, ...] = ()
+
+            def say(texts: tuple[str, ...]) -> None:
+                nonlocal at
+                at = texts
+                progress.building(len(made) + len(failed), len(missing), at)
+
+            with contextlib.closing(_build_missing(missing, ground, workspace, say, jobs)) as outcomes:
+                for outcome in outcomes:
+                    if isinstance(outcome, Failure):
+                        failed[outcome.variant] = outcome
+                    else:
+                        found[outcome.request.id] = _keep(outcome, digest, store)
+                        made.add(outcome.request.name)
+                        shutil.rmtree(outcome.contract.parent)
+                    say(at)
     # One question may bear another name in this plan than when it was first answered.
     variants = tuple(
         replace(found[request.id], name=request.name, recipe=request.recipe.name)
@@ -78,69 +76,83 @@ def build(plan: Plan, store: Store, on_step: Callable[[str], None], recipes: Seq
         if request.id in found
     )
     store.set_current(variants)
-    return Built(variants, tuple(made), tuple(failures))
+    return Built(
+        variants,
+        tuple(request.name for request in missing if request.name in made),
+        tuple(failed[request.name] for request in missing if request.name in failed),
+    )
 
 
 def _build_missing(
-    task: Task, missing: Sequence[Request], store: Store, workspace: Path, on_step: Callable[[str], None]
-) -> Iterator[Variant | Failure]:
-    source = evaluate_model(task.load_model(), task, "selection")
-    by_recipe: dict[str, list[Request]] = {}
-    for request in missing:
-        by_recipe.setdefault(request.recipe.name, []).append(request)
-    for name, group in by_recipe.items():
-        passes = group[0].recipe.passes
-        on_step(f"compress {name}" if passes else f"load {name}")
-        try:
-            model = compress.apply_passes(task.load_model(), passes, task, partial(_say, on_step, name))
-        except CompressionError as error:
-            yield from (Failure(request.name, str(error)) for request in group)
-            continue
-        for request in group:
-            on_step(f"export {request.name}")
-            try:
-                yield _build_one(task, model, request, source, store, workspace)
-            except ExportError as error:
-                yield Failure(request.name, str(error))
+    missing: Sequence[Request], ground: Ground, workspace: Path, say: OnSay, count: int | None
+) -> Generator[Made | Failure]:
+    count = min(affordable() if count is None else count, len(_by(missing, _unit)))
+    if count > 1:
+        yield from in_processes(_shared_jobs(missing, workspace), ground, workspace, count, say)
+        return
+    # Another process would first spend seconds on loading torch, and the converters, again.
+    bench = Bench(replace(ground, digest=None))
+    for number, group in enumerate(_by(missing, _unit)):
+        folder = workspace / f"job-{number}"
+        folder.mkdir()
+        yield from bench.do(Job(group[0].recipe, group), folder, lambda text, _=None: say((text,)))
 
 
-def _build_one(
-    task: Task, model: nn.Module, request: Request, source: Evaluation, store: Store, workspace: Path
-) -> Variant:
-    with tempfile.TemporaryDirectory(dir=workspace) as name:
-        folder = Path(name)
-        source_file = export.convert(model, request.target.format, task, folder, request.target.batch)
-        exported = export.quantise(source_file, request.target, task, folder)
-        parity = export.check_parity(exported, request.target, task)
-        quality = evaluate(exported.path, exported.contract, task, "test").quality
-        loss = drop(source, evaluate(exported.path, exported.contract, task, "selection"))
-        contract = folder / "contract.json"
-        contract.write_text(json.dumps(exported.contract, sort_keys=True, indent=1, allow_nan=False), "utf-8")
-        variant = Variant(
-            id=request.id,
-            name=request.name,
-            recipe=request.recipe.name,
-            passes=request.passes,
-            target=request.target,
-            task_digest=task.digest,
-            tools=request.tools,
-            artifact=store.put(exported.path, request.target.format.value),
-            contract=store.put(contract, "json"),
-            probe=store.put(exported.probe_path, "npz"),
-            parity=parity,
-            quality=quality,
-            drop=loss,
-            parameters=sum(parameter.numel() for parameter in model.parameters()),
-            zipped_bytes=len(zlib.compress(exported.path.read_bytes(), 9)),
-            notes=exported.notes,
-            operators=exported.operators,
-        )
+def _shared_jobs(missing: Sequence[Request], workspace: Path) -> list[Job]:
+    """A job for each recipe and format; where a recipe has passes and several formats, they wait for its net.
+
+    Passes come first: they are the long part.
+    """
+    jobs: list[Job] = []
+    for group in _by(missing, lambda request: request.recipe.name):
+        recipe = group[0].recipe
+        units = _by(group, _unit)
+        if recipe.passes and len(units) > 1:
+            net = workspace / f"{recipe.name}.net"
+            then = tuple(Job(recipe, unit, net) for unit in units)
+            jobs.append(Job(recipe, group, net, exports=False, then=then))
+        else:
+            jobs += (Job(recipe, unit) for unit in units)
+    return sorted(jobs, key=lambda job: not job.recipe.passes)
+
+
+def _unit(request: Request) -> tuple[str, str, int | None]:
+    return request.recipe.name, request.target.format, request.target.batch
+
+
+def _by(group: Sequence[Request], key: Callable[[Request], Hashable]) -> list[tuple[Request, ...]]:
+    """Requests of one key together, in the order in which the keys first come."""
+    groups: dict[Hashable, list[Request]] = {}
+    for request in group:
+        groups.setdefault(key(request), []).append(request)
+    return [tuple(together) for together in groups.values()]
+
+
+def _keep(made: Made, digest: str, store: Store) -> Variant:
+    request = made.request
+    variant = Variant(
+        id=request.id,
+        name=request.name,
+        recipe=request.recipe.name,
+        passes=request.passes,
+        target=request.target,
+        task_digest=digest,
+        tools=request.tools,
+        artifact=store.put(made.path, request.target.format.value),
+        contract=store.put(made.contract, "json"),
+        probe=store.put(made.probe, "npz"),
+        parity=made.parity,
+        quality=made.quality,
+        drop=made.drop,
+        parameters=made.parameters,
+        zipped_bytes=made.zipped_bytes,
+        notes=made.notes,
+        operators=made.operators,
+        kept_float=made.kept_float,
+        sensitivity=made.sensitivity,
+    )
     store.save_variant(variant)
     return variant
-
-
-def _say(on_step: Callable[[str], None], recipe: str, text: str) -> None:
-    on_step(f"{recipe}: {text}")
 
 
 @contextlib.contextmanager

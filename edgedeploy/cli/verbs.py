@@ -92,6 +92,12 @@ def build(
     recipe: Annotated[
         list[str], typer.Option("--recipe", metavar="NAME", help="A recipe of the plan; repeatable.")
     ] = [],  # noqa: B006
+    jobs: Annotated[
+        int | None,
+        typer.Option(
+            "--jobs", "-j", min=1, help="How many processes build. As many as cores and memory allow by default."
+        ),
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Compress and export what is not built yet.
@@ -103,7 +109,7 @@ def build(
     from edgedeploy.project import Project
 
     with output.progress() as progress:
-        built = pipeline.build(Project(project), recipe, progress)
+        built = pipeline.build(Project(project), recipe, progress, jobs)
     output.built(built, as_json=as_json)
     if built.failures:
         raise typer.Exit(ExitCode.FAILED)

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from edgedeploy import export, pipeline
-from edgedeploy.build import identity
+from edgedeploy.build import Built, identity
 from edgedeploy.compress import FineTune
 from edgedeploy.errors import ExportError, PlanError, StoreError
 from edgedeploy.project import Project
@@ -32,8 +32,13 @@ def folder(tmp_path: Path) -> Path:
     return write_project(tmp_path / "project", plan=TUNED)
 
 
+def build(folder: Path) -> Built:
+    """In this process, where tests can reach in."""
+    return pipeline.build(Project(folder), jobs=1)
+
+
 def test_a_variant_is_built_once_and_found_again(folder: Path) -> None:
-    first = pipeline.build(Project(folder))
+    first = build(folder)
     assert [variant.name for variant in first.variants] == [
         "dense-onnx-fp32",
         "dense-onnx-int8-u8s8",
@@ -41,7 +46,7 @@ def test_a_variant_is_built_once_and_found_again(folder: Path) -> None:
     ]
     assert first.made == tuple(variant.name for variant in first.variants)
     assert first.failures == ()
-    second = pipeline.build(Project(folder))
+    second = build(folder)
     assert (second.variants, second.made) == (first.variants, ())
     fp32, int8, tuned = first.variants
     assert fp32.artifact.size_bytes > 0
@@ -53,7 +58,7 @@ def test_a_variant_is_built_once_and_found_again(folder: Path) -> None:
 
 
 def test_finding_everything_built_loads_no_torch(folder: Path) -> None:
-    pipeline.build(Project(folder))
+    build(folder)
     code = (
         "import sys\nfrom edgedeploy.cli import main\n"
         "assert main(['build', '--json', '-C', sys.argv[1]]) == 0\n"
@@ -66,11 +71,12 @@ def test_finding_everything_built_loads_no_torch(folder: Path) -> None:
 def test_another_input_pass_version_or_tool_version_is_another_question(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    known = {variant.name: variant.id for variant in pipeline.build(Project(folder)).variants}
+    first = build(folder)
+    known = {variant.name: variant.id for variant in first.variants}
 
     def changed() -> set[str]:
         plan = Project(folder).plan
-        digest = pipeline.build(Project(folder)).variants[0].task_digest
+        digest = first.variants[0].task_digest
         return {r.name for r in identity.requests(plan.recipes, digest) if known[r.name] != r.id}
 
     with monkeypatch.context() as patch:
@@ -82,15 +88,16 @@ def test_another_input_pass_version_or_tool_version_is_another_question(
         assert changed() >= {"dense-onnx-int8-u8s8"}
     assert changed() == set()
     (folder / "task.py").write_text(TASK.replace("Linear(64, 16)", "Linear(64, 20)").replace("(16, 10)", "(20, 10)"))
-    rebuilt = pipeline.build(Project(folder))
+    rebuilt = build(folder)
     assert len(rebuilt.made) == 3
+    assert rebuilt.variants[0].task_digest != first.variants[0].task_digest
     assert not {variant.id for variant in rebuilt.variants} & set(known.values())
 
 
 def test_a_renamed_recipe_is_the_same_question(folder: Path) -> None:
-    first = pipeline.build(Project(folder))
+    first = build(folder)
     (folder / "edgedeploy.toml").write_text(TUNED.replace('"dense"', '"plain"'))
-    second = pipeline.build(Project(folder))
+    second = build(folder)
     assert second.made == ()
     assert [variant.name for variant in Project(folder).variants()][:2] == ["plain-onnx-fp32", "plain-onnx-int8-u8s8"]
     assert [v.id for v in second.variants] == [v.id for v in first.variants]
@@ -108,11 +115,11 @@ def test_an_interrupted_build_keeps_what_is_whole_and_goes_on(folder: Path, monk
     with monkeypatch.context() as patch:
         patch.setattr(export, "quantise", interrupted)
         with pytest.raises(KeyboardInterrupt):
-            pipeline.build(Project(folder))
+            build(folder)
     store = folder / ".edgedeploy"
     assert not (store / "tmp").exists()
     assert b"half a file" not in {path.read_bytes() for path in (store / "objects" / "sha256").iterdir()}
-    assert pipeline.build(Project(folder)).made == ("dense-onnx-int8-u8s8", "tuned-onnx-fp32")
+    assert build(folder).made == ("dense-onnx-int8-u8s8", "tuned-onnx-fp32")
 
 
 def test_a_variant_that_fails_does_not_stop_the_others(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -124,7 +131,7 @@ def test_a_variant_that_fails_does_not_stop_the_others(folder: Path, monkeypatch
         return real(source, target, task, place)
 
     monkeypatch.setattr(export, "quantise", failing)
-    built = pipeline.build(Project(folder))
+    built = build(folder)
     assert [(failure.variant, failure.reason) for failure in built.failures] == [
         ("dense-onnx-int8-u8s8", "no int8 today")
     ]
@@ -135,10 +142,10 @@ def test_weights_that_are_not_there_say_how_to_get_them(folder: Path) -> None:
     plan = TUNED.replace('file = "task.py"', 'file = "task.py"\nweights = "w.safetensors"')
     (folder / "edgedeploy.toml").write_text(plan)
     with pytest.raises(PlanError, match=r"w\.safetensors: the weights are not there; put the file there"):
-        pipeline.build(Project(folder))
+        build(folder)
     (folder / "edgedeploy.toml").write_text(plan.replace("[goal]", "[train]\nepochs = 1\n[goal]"))
     with pytest.raises(PlanError, match="run `edgedeploy train`"):
-        pipeline.build(Project(folder))
+        build(folder)
 
 
 def test_two_builds_at_once_are_refused(folder: Path) -> None:
@@ -146,8 +153,8 @@ def test_two_builds_at_once_are_refused(folder: Path) -> None:
     with (folder / ".edgedeploy" / "build.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         with pytest.raises(StoreError, match="another build is under way"):
-            pipeline.build(Project(folder))
-    assert pipeline.build(Project(folder)).made
+            build(folder)
+    assert build(folder).made
 
 
 def test_a_tool_that_is_not_installed_is_named(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -156,13 +163,13 @@ def test_a_tool_that_is_not_installed_is_named(folder: Path, monkeypatch: pytest
 
     monkeypatch.setattr(importlib.metadata, "version", missing)
     with pytest.raises(PlanError, match=r"is not installed.*pip install 'edgedeploy\["):
-        pipeline.build(Project(folder))
+        build(folder)
 
 
 def test_a_killed_build_leaves_its_workspace_to_the_next(folder: Path) -> None:
     workspace = folder / ".edgedeploy" / "tmp" / "left"
     workspace.mkdir(parents=True)
     (workspace / "model.onnx").write_bytes(b"half")
-    assert pipeline.build(Project(folder)).made
+    assert build(folder).made
     assert not workspace.exists()
     assert not (folder / ".edgedeploy" / "tmp").exists()
