@@ -12,7 +12,7 @@ from torch import nn
 
 from edgedeploy import statistics
 from edgedeploy.errors import ExportError, PlanError
-from edgedeploy.evaluate import Evaluation, drop, evaluate, evaluate_model
+from edgedeploy.evaluate import Evaluation, drop, evaluate, evaluate_model, worst_drop
 from edgedeploy.export import export
 from edgedeploy.records import Format, Precision, Quality, Target
 from edgedeploy.task import Task, load_task
@@ -97,6 +97,23 @@ def test_a_drop_is_positive_where_the_file_is_worse() -> None:
     same = drop(source, source)
     assert same.value == 0.0
     assert same.high == pytest.approx(1 - 0.05**0.01)  # a hundred examples cannot show that nothing is lost
+
+
+def test_the_worst_drop_is_that_of_the_pairs() -> None:
+    task = make_task(FirstFour, (VALUES,), CLASSES)
+    source, worse = (evaluate_model(net(), task, "selection") for net in (FirstFour, Other))
+    assert source.scores is not None
+    assert worse.scores is not None
+    lost, gained = int((source.scores > worse.scores).sum()), int((source.scores < worse.scores).sum())
+    assert worst_drop(source, worse) == statistics.paired_drop_bound(lost, gained, 100)
+    assert worst_drop(source, source) == pytest.approx(1 - 0.05**0.01)
+
+
+@pytest.mark.parametrize("metric", [r_squared, negative_error])
+def test_the_worst_drop_of_any_other_metric_is_the_end_of_its_interval(metric: Any) -> None:
+    task = make_task(FirstFour, (VALUES,), VALUES[:, :4], metric=metric)
+    source, worse = (evaluate_model(net(), task, "selection") for net in (FirstFour, Other))
+    assert worst_drop(source, worse) == drop(source, worse).high > drop(source, worse).value
 
 
 def test_draws_that_leave_a_metric_undefined_are_left_out() -> None:

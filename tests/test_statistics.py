@@ -1,5 +1,6 @@
 """Intervals cover what they promise, and degenerate samples do not lie."""
 
+import math
 import time
 
 import numpy as np
@@ -128,6 +129,45 @@ def test_median_interval_covers_under_drift_between_repetitions() -> None:
         naive += low <= 1e6 <= high
     assert covered / 40 >= 0.87
     assert naive < covered  # samples thrown together look far more certain than they are
+
+
+def test_a_drop_bound_is_exact_where_nothing_is_gained() -> None:
+    # 1 - alpha^(1/n), the rule of three; 4.74 events is the 95 % bound of Poisson's where one was seen.
+    assert statistics.paired_drop_bound(0, 0, 300) == pytest.approx(1 - 0.05 ** (1 / 300))
+    assert 300 * statistics.paired_drop_bound(1, 0, 300) == pytest.approx(4.74, abs=0.05)
+    assert statistics.paired_drop_bound(5, 0, 5) == 1.0
+
+
+def test_a_drop_bound_solves_tangos_equation() -> None:
+    # Score statistic with the restricted estimate of the share gained, as the paper's section 3 has it.
+    lost, gained, n = 7, 3, 120
+    bound = statistics.paired_drop_bound(lost, gained, n)
+    shares = np.linspace(1e-6, 0.5 - bound / 2 - 1e-6, 200_001)
+    likelihood = lost * np.log(shares + bound) + gained * np.log(shares)
+    likelihood += (n - lost - gained) * np.log(1 - 2 * shares - bound)
+    share = shares[likelihood.argmax()]
+    z = (lost - gained - n * bound) / np.sqrt(n * (2 * share + bound * (1 - bound)))
+    assert z == pytest.approx(-1.6449, abs=1e-3)
+    assert bound > statistics.paired_drop_bound(6, 3, n) > statistics.paired_drop_bound(6, 4, n)
+
+
+def test_a_drop_bound_holds_as_often_as_it_says() -> None:
+    n = 40
+    pairs = [(lost, gained) for lost in range(n + 1) for gained in range(n + 1 - lost)]
+    bounds = np.array([statistics.paired_drop_bound(*pair, n) for pair in pairs])
+    counts = np.array([(lost, gained, n - lost - gained) for lost, gained in pairs])
+    ways = [math.lgamma(n + 1) - sum(math.lgamma(count + 1) for count in row) for row in counts]
+    for gained in (1e-6, 0.01, 0.05, 0.1, 0.2):
+        for drop in (0.005, 0.02, 0.05, 0.1, 0.2):
+            chance = np.exp(ways + counts @ np.log([gained + drop, gained, 1 - 2 * gained - drop]))
+            assert chance.sum() == pytest.approx(1.0)
+            assert chance[bounds >= drop].sum() >= 0.944
+
+
+@pytest.mark.parametrize("counts", [(0, 0, 0), (-1, 0, 5), (3, 3, 5)])
+def test_impossible_pairs_have_no_bound(counts: tuple[int, int, int]) -> None:
+    with pytest.raises(ValueError, match="are no pairs"):
+        statistics.paired_drop_bound(*counts)
 
 
 def test_median_interval_of_one_repetition_and_of_constant_samples() -> None:

@@ -24,6 +24,7 @@ from edgedeploy.cli.words import (
     or_absent,
     passes_text,
     plural,
+    sensitivity_text,
     signed,
     tensors_text,
 )
@@ -288,6 +289,10 @@ def shown(all_known: Shown, *, as_json: bool) -> None:
         table.add_row("[bold]operator[/]", escape(operator_text(use)))
     for note in variant.notes:
         table.add_row("[bold]note[/]", escape(note))
+    if variant.kept_float:
+        table.add_row("[bold]in float[/]", escape(f"{', '.join(variant.kept_float)}, given back by the accuracy guard"))
+    for layer in variant.sensitivity:
+        table.add_row("[bold]layer[/]", escape(sensitivity_text(layer)))
     out.print(table)
     for report in all_known.reports:
         out.print(_report_table(report.device + on_text([report]), [report]))

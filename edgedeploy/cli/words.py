@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence, Sized
 from typing import Any
 
-from edgedeploy.records import CPU, OperatorUse, Quality, Report, Variant
+from edgedeploy.records import CPU, LayerSensitivity, OperatorUse, Quality, Report, Variant
 
 NOT_MEASURED = "-"
 
@@ -57,6 +57,14 @@ def passes_text(variant: Variant) -> str:
     return ", then ".join(
         step.kind + " (" + ", ".join(f"{key}={value}" for key, value in step.settings.items()) + ")"
         for step in variant.passes
+    )
+
+
+def sensitivity_text(layer: LayerSensitivity) -> str:
+    """What one layer alone buys when it stays in float."""
+    return (
+        f"{layer.layer}: in float recovers {signed(layer.drop_recovered)} of the metric and "
+        f"{layer.error_recovered:.2g} of the outputs' error, for {layer.latency_cost_us:+.1f} us"
     )
 
 

@@ -31,6 +31,8 @@ def layers(source: Path) -> tuple[str, ...]:
 def quantise(source: Path, target: Target, task: Task, path: Path, keep_float: Collection[str]) -> Written:
     import onnx
 
+    if target.precision is Precision.FP32:
+        return real.quantise(source, target, task, path, keep_float)
     rounded = source.with_name(f"{path.parent.name}.onnx")
     proto, weights = onnx.load(source), _weights(source)
     assert set(keep_float) <= set(weights)

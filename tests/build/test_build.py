@@ -14,6 +14,8 @@ from edgedeploy.build import Built, identity
 from edgedeploy.compress import FineTune
 from edgedeploy.errors import ExportError, PlanError, StoreError
 from edgedeploy.project import Project
+from edgedeploy.records import Format, Precision, Recipe, Target
+from tests.build import coarse
 from tests.support.project import PLAN, TASK, write_project
 
 pytestmark = pytest.mark.builds
@@ -92,6 +94,30 @@ def test_another_input_pass_version_or_tool_version_is_another_question(
     assert len(rebuilt.made) == 3
     assert rebuilt.variants[0].task_digest != first.variants[0].task_digest
     assert not {variant.id for variant in rebuilt.variants} & set(known.values())
+
+
+def test_what_may_be_lost_is_part_of_the_question_of_quantised_files_alone() -> None:
+    targets = (Target(Format.ONNX, Precision.FP32), Target(Format.ONNX, Precision.FP16))
+    ids = {
+        limit: [request.id for request in identity.requests([Recipe("plain", (), targets, limit)], "0" * 64)]
+        for limit in (None, 0.01, 0.02)
+    }
+    assert {ids[None][0]} == {ids[0.01][0]} == {ids[0.02][0]}
+    assert len({ids[None][1], ids[0.01][1], ids[0.02][1]}) == 3
+
+
+def test_the_guard_holds_the_files_of_its_recipe(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(export.EXPORTERS, Format.ONNX, coarse)
+    plan = PLAN.replace('"int8"', '"w8"')
+    (folder / "edgedeploy.toml").write_text(plan + "max_drop = 0.02\n")
+    refused = build(folder)
+    assert [variant.name for variant in refused.variants] == ["dense-onnx-fp32"]
+    (failure,) = refused.failures
+    assert "onnx-w8: 100 selection examples cannot show" in failure.reason
+    (folder / "edgedeploy.toml").write_text(plan + "max_drop = 0.2\n")
+    fp32, w8 = build(folder).variants
+    assert (w8.kept_float, w8.operators[0].weights) == ((), "int8")
+    assert w8.artifact != fp32.artifact
 
 
 def test_a_renamed_recipe_is_the_same_question(folder: Path) -> None:

@@ -12,12 +12,12 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.project import write_project
+from tests.support.project import PLAN, write_project
 
 pytestmark = pytest.mark.builds
 
 
-def start(*argv: str) -> subprocess.Popen[str]:
+def start(*argv: str, cwd: Path | None = None) -> subprocess.Popen[str]:
     return subprocess.Popen(
         [sys.executable, "-m", "edgedeploy", *argv],
         stdout=subprocess.PIPE,
@@ -25,10 +25,13 @@ def start(*argv: str) -> subprocess.Popen[str]:
         text=True,
         bufsize=1,
         start_new_session=True,
+        cwd=cwd,
     )
 
 
-def interrupt_at(process: subprocess.Popen[str], step: str, delay_s: float = 0.0) -> str:
+def interrupt_at(
+    process: subprocess.Popen[str], step: str, delay_s: float = 0.0, by: signal.Signals = signal.SIGINT
+) -> str:
     """Send Ctrl-C to the whole group, as a terminal does, once stderr has shown `step`; return stderr."""
     assert process.stderr is not None
     seen = ""
@@ -39,7 +42,7 @@ def interrupt_at(process: subprocess.Popen[str], step: str, delay_s: float = 0.0
     else:
         raise AssertionError(f"{step!r} was never shown: {seen}")
     time.sleep(delay_s)
-    os.killpg(process.pid, signal.SIGINT)
+    os.killpg(process.pid, by)
     _, rest = process.communicate(timeout=60)
     return seen + rest
 
@@ -65,6 +68,40 @@ def test_during_a_build(tmp_path: Path, step: str, delay_s: float) -> None:
         check=True,
     )
     assert len(json.loads(done.stdout)["variants"]) == 2
+
+
+@pytest.mark.parametrize("by", [signal.SIGINT, signal.SIGKILL])
+def test_during_a_build_in_two_processes_none_is_left(tmp_path: Path, by: signal.Signals) -> None:
+    tuned = '[[recipe]]\nname = "tuned"\npasses = [{ kind = "fine-tune", epochs = 1 }]\n'
+    tuned += 'formats = ["onnx"]\nprecisions = ["fp32"]\n'
+    folder = write_project(tmp_path / "project", plan=PLAN + tuned)
+    process = start("build", "--jobs", "2", "--project", str(folder), cwd=folder)
+    stderr = interrupt_at(process, "export dense-onnx-fp32", by=by)
+    deadline = time.monotonic() + 10
+    while (left := processes_in(folder)) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert not left, "a process still builds for nobody"
+    if by is signal.SIGINT:
+        assert_interrupted(process, stderr)
+        assert not (folder / ".edgedeploy" / "tmp").exists()
+    done = subprocess.run(
+        [sys.executable, "-m", "edgedeploy", "build", "--json", "--jobs", "1", "--project", str(folder)],
+        stdout=subprocess.PIPE,
+        check=True,
+    )
+    assert len(json.loads(done.stdout)["variants"]) == 3
+
+
+def processes_in(folder: Path) -> list[str]:
+    """Processes that work in this folder, which they inherit from whoever starts them."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*"):
+        try:
+            if path.joinpath("cwd").readlink() == folder:
+                found.append(path.joinpath("cmdline").read_bytes().decode(errors="replace"))
+        except OSError:
+            continue
+    return found
 
 
 def test_during_a_measurement_the_agent_goes_too(built: Path) -> None:

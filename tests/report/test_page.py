@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from edgedeploy.errors import StoreError
-from edgedeploy.records import Device, Energy, Verdict
+from edgedeploy.records import Device, Energy, LayerSensitivity, Verdict
 from edgedeploy.report import render, write_report
 from edgedeploy.report.page import _plotly
 from tests.report.synthetic import (
@@ -201,10 +201,25 @@ def test_tables_and_pictures_can_be_read_aloud(reader: Reader) -> None:
     assert len(reader.json) == 2
 
 
+def test_layers_that_stay_in_float_are_named_with_what_they_buy() -> None:
+    [variant] = variants()[:1]
+    held = replace(variant, kept_float=("head",), sensitivity=(LayerSensitivity("head", 0.0133, 0.21, 3.14),))
+    text = read(Page(variants=(held,))).text
+    assert "Kept in float head : given back by the accuracy guard" in text
+    assert "Layer head in float recovers 0.0133 of the metric and 0.210 of the outputs' error, for 3.14 µs" in text
+    assert "Kept in float" not in read(Page(variants=(variant,))).text
+
+
 def hostile_page() -> Page:
     [variant] = variants()[:1]
     variant = replace(
-        variant, name=HOSTILE, recipe=HOSTILE, notes=(HOSTILE,), quality=replace(variant.quality, metric=HOSTILE)
+        variant,
+        name=HOSTILE,
+        recipe=HOSTILE,
+        notes=(HOSTILE,),
+        quality=replace(variant.quality, metric=HOSTILE),
+        kept_float=(HOSTILE,),
+        sensitivity=(LayerSensitivity(HOSTILE, 0.0, 0.0, 0.0),),
     )
     device = Device(HOSTILE, HOSTILE, "local:")
     report = measured(variant, device, 1.0, verdict=Verdict.SUSPECT, reasons=(HOSTILE,), detail=HOSTILE)
