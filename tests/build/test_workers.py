@@ -30,11 +30,11 @@ formats = ["onnx", "tflite"]
 precisions = ["fp32"]
 """
 
-# Killed where the outputs show eight bits, and wherever it is trained.
+# Killed where the metric is asked for the fourth time, of the second file after the source, and wherever it is trained.
 DEADLY = (
-    TASK.replace("import numpy as np\n", "import os\nimport numpy as np\n").replace(
+    TASK.replace("import numpy as np\n", "import os\nimport numpy as np\nasked = []\n").replace(
         "    return outputs[0]",
-        "    if len(np.unique(outputs[0])) <= 256:\n        os.kill(os.getpid(), 9)\n    return outputs[0]",
+        "    asked.append(1)\n    if len(asked) == 4:\n        os.kill(os.getpid(), 9)\n    return outputs[0]",
     )
     + "\n\ndef loss(output, target):\n    os.abort()\n"
 )
