@@ -98,7 +98,7 @@ def test_a_section_is_replaced_and_the_rest_is_kept(fake: FakeBench, root: Path)
     run(root, "fake")
     text = (root / "docs/benchmarks.md").read_text()
     assert text.count("<!-- bench:fake -->") == text.count("<!-- /bench:fake -->") == 1
-    assert "| another | ms | higher | 2 | 0.1 |  |" in text
+    assert "| another | ms | higher | 2 | 0.1 | - |" in text
     assert "64 MiB" not in text
     assert text.startswith("# Benchmarks\n\nHead.\n")
     assert text.endswith("<!-- /bench:fake -->\n\nTail.\n")

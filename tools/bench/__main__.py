@@ -14,6 +14,7 @@ from rich.console import Console
 
 from tools.bench import publish
 from tools.bench.rows import BenchError, Row
+from tools.bench.tables import Table
 
 ROOT = Path(__file__).parents[2]
 
@@ -21,6 +22,7 @@ ROOT = Path(__file__).parents[2]
 BENCHES: Mapping[str, str] = {
     "agent": "tools.bench.agent",
     "push": "tools.bench.push",
+    "quantise": "tools.bench.quantise",
     "startup": "tools.bench.startup",
 }
 
@@ -32,7 +34,7 @@ class Bench(Protocol):
     HOW: str
     TOOLS: tuple[str, ...]
 
-    def run(self) -> list[Row]:
+    def run(self) -> Sequence[Row | Table]:
         """Measure, for minutes perhaps. Raises BenchError where this machine lacks something."""
 
 
@@ -53,20 +55,20 @@ def main(argv: Sequence[str], benches: Mapping[str, str] = BENCHES, root: Path =
 
 
 def measure(name: str, module: str, root: Path) -> None:
-    """Run one bench and put its rows everywhere. Raises BenchError."""
+    """Run one bench and put what it found everywhere. Raises BenchError."""
     results, document = root / "build" / "bench", root / "docs" / "benchmarks.md"
     publish.remove_json(results, name)
     bench = cast("Bench", importlib.import_module(module))
     load = os.getloadavg()[0]
-    rows = bench.run()
-    if not rows:
+    found = bench.run()
+    if not found:
         raise BenchError(f"{name}: measured nothing.")
     where = publish.machine()
     today = datetime.datetime.now(datetime.UTC).date()
     made = f"on {today}: {where}, load {load:.1f} at the start; {publish.versions(bench.TOOLS)}"
-    publish.print_table(Console(), bench.TITLE, rows)
-    publish.write_json(results, name, where, rows)
-    section = publish.section(name, bench.TITLE, bench.HOW, made, rows)
+    publish.print_tables(Console(), bench.TITLE, found)
+    publish.write_json(results, name, where, found)
+    section = publish.section(name, bench.TITLE, bench.HOW, made, found)
     document.write_text(publish.replace_section(document.read_text("utf-8"), name, section), "utf-8")
 
 

@@ -10,11 +10,12 @@ import re
 from collections.abc import Sequence
 from importlib import metadata
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from rich.table import Table
+from rich.table import Table as RichTable
 
 from tools.bench.rows import BenchError, Row
+from tools.bench.tables import Cell, Table, shown
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -45,41 +46,37 @@ def remove_json(folder: Path, name: str) -> None:
     (folder / f"{name}.json").unlink(missing_ok=True)
 
 
-def write_json(folder: Path, name: str, where: str, rows: Sequence[Row]) -> Path:
-    """Write the rows as `folder`/`name`.json and return the path."""
+def write_json(folder: Path, name: str, where: str, found: Sequence[Row | Table]) -> Path:
+    """Write what was found as `folder`/`name`.json and return the path."""
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{name}.json"
-    document = {"bench": name, "machine": where, "rows": [dataclasses.asdict(row) for row in rows]}
+    rows, tables = _parted(found)
+    document: dict[str, Any] = {"bench": name, "machine": where, "rows": [dataclasses.asdict(row) for row in rows]}
+    if tables:
+        document["tables"] = [{"title": table.title, "rows": table.records()} for table in tables]
     path.write_text(json.dumps(document, indent=2) + "\n", "utf-8")
     return path
 
 
-def print_table(console: Console, title: str, rows: Sequence[Row]) -> None:
-    """Print the rows for a reader at a terminal."""
-    table = Table(title=title, title_justify="left")
-    for column in _COLUMNS:
-        table.add_column(column, justify="right" if column in ("ours", "spread") else "left")
-    for row in rows:
-        table.add_row(*_cells(row, "\n"))
-    console.print(table)
+def print_tables(console: Console, title: str, found: Sequence[Row | Table]) -> None:
+    """Print what was found for a reader at a terminal."""
+    for at in _tables(found, title, "\n"):
+        table = RichTable(title=at.title, title_justify="left")
+        for number, column in enumerate(at.columns):
+            figures = all(isinstance(row[number], int | float | None) for row in at.rows)
+            table.add_column(column, justify="right" if figures else "left")
+        for row in at.rows:
+            table.add_row(*(cell if isinstance(cell, str) else shown(cell) for cell in row))
+        console.print(table)
 
 
-def section(name: str, title: str, how: str, made: str, rows: Sequence[Row]) -> str:
+def section(name: str, title: str, how: str, made: str, found: Sequence[Row | Table]) -> str:
     """Return the bench's part of docs/benchmarks.md, its markers included."""
-    lines = [
-        f"<!-- bench:{name} -->",
-        f"## {title}",
-        "",
-        how,
-        "",
-        f"Made by `make bench ONLY={name}` {made}.",
-        "",
-        "| " + " | ".join(_COLUMNS) + " |",
-        "|" + "---|" * len(_COLUMNS),
-        *("| " + " | ".join(cell.replace("|", "\\|") for cell in _cells(row)) + " |" for row in rows),
-        f"<!-- /bench:{name} -->",
-    ]
-    return "\n".join(lines)
+    lines = [f"<!-- bench:{name} -->", f"## {title}", "", how, "", f"Made by `make bench ONLY={name}` {made}."]
+    for table in _tables(found, "", ", "):
+        lines += ["", *([f"### {table.title}", ""] if table.title else [])]
+        lines += [_line(table.columns), "|" + "---|" * len(table.columns), *(_line(row) for row in table.rows)]
+    return "\n".join([*lines, f"<!-- /bench:{name} -->"])
 
 
 def replace_section(text: str, name: str, new: str) -> str:
@@ -98,6 +95,22 @@ def replace_section(text: str, name: str, new: str) -> str:
 _COLUMNS = ("task", "unit", "better", "ours", "spread", "peers")
 
 
-def _cells(row: Row, between: str = ", ") -> list[str]:
+def _line(cells: Sequence[Cell]) -> str:
+    return "| " + " | ".join(shown(cell).replace("|", "\\|") for cell in cells) + " |"
+
+
+def _parted(found: Sequence[Row | Table]) -> tuple[list[Row], list[Table]]:
+    return [each for each in found if isinstance(each, Row)], [each for each in found if isinstance(each, Table)]
+
+
+def _tables(found: Sequence[Row | Table], title: str, between: str) -> list[Table]:
+    """All rows as one table under `title`, then the tables."""
+    rows, tables = _parted(found)
+    if rows:
+        tables.insert(0, Table(title, _COLUMNS, tuple(_cells(row, between) for row in rows)))
+    return tables
+
+
+def _cells(row: Row, between: str) -> tuple[Cell, ...]:
     peers = between.join(f"{name} {value:g}" for name, value in row.peers.items())
-    return [row.task, row.unit, row.better, f"{row.ours:g}", f"{row.spread:g}", peers]
+    return row.task, row.unit, row.better, float(row.ours), float(row.spread), peers
