@@ -9,7 +9,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-ENVIRONMENTS = Path(__file__).parents[2] / "build" / "bench" / "envs"
+ROOT = Path(__file__).parents[2]
+ENVIRONMENTS = ROOT / "build" / "bench" / "envs"
 PEERS = Path(__file__).parent / "peers"
 INSTALL_TIMEOUT_S = 1800
 
@@ -56,6 +57,7 @@ def run(argv: list[str], timeout_s: float) -> None:
             capture_output=True,
             check=False,
             timeout=timeout_s,
+            cwd=ROOT,
             env={**os.environ, **silent, "OMP_NUM_THREADS": "1"},
         )
     except subprocess.TimeoutExpired as error:

@@ -1,15 +1,16 @@
-"""The shapes of ResNet-18 and MobileNetV2 at 224x224 in plain torch, seeded: what they cost counts, not what they know."""
+"""The shapes of ResNet-18 and MobileNetV2 at 224x224 in plain torch: what they cost counts, not what they know."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import numpy as np
 import torch
 from torch import nn
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    import numpy as np
 
 SIDE = 224
 CLASSES = 1000
@@ -20,9 +21,7 @@ class BasicBlock(nn.Module):
 
     def __init__(self, before: int, after: int, stride: int) -> None:
         super().__init__()
-        self.layers = nn.Sequential(
-            _convolution(before, after, 3, stride), nn.ReLU(), _convolution(after, after, 3, 1)
-        )
+        self.layers = nn.Sequential(_convolution(before, after, 3, stride), nn.ReLU(), _convolution(after, after, 3, 1))
         self.adds_input = before == after and stride == 1
         self.shortcut = nn.Identity() if self.adds_input else _convolution(before, after, 1, stride)
 
@@ -70,7 +69,15 @@ class MobileNetV2(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        stages = [(1, 16, 1, 1), (6, 24, 2, 2), (6, 32, 3, 2), (6, 64, 4, 2), (6, 96, 3, 1), (6, 160, 3, 2), (6, 320, 1, 1)]
+        stages = [
+            (1, 16, 1, 1),
+            (6, 24, 2, 2),
+            (6, 32, 3, 2),
+            (6, 64, 4, 2),
+            (6, 96, 3, 1),
+            (6, 160, 3, 2),
+            (6, 320, 1, 1),
+        ]
         layers: list[nn.Module] = [_convolution(3, 32, 3, 2), nn.ReLU6()]
         before = 32
         for widening, after, repeats, stride in stages:
@@ -126,13 +133,14 @@ def settled(factory: Callable[[], nn.Module], passes: int = 6, batch: int = 8) -
     for module in net.modules():
         if isinstance(module, BasicBlock | InvertedResidual) and module.adds_input:
             # As in a trained net, a block corrects what it is given and does not replace it.
-            nn.init.uniform_(module.layers[-1][1].weight, 0.1, 0.5)
+            norms = [inner for inner in module.layers.modules() if isinstance(inner, nn.BatchNorm2d)]
+            nn.init.uniform_(norms[-1].weight, 0.1, 0.5)
     batches = [torch.from_numpy(images(batch, 100 + at)) for at in range(passes)]
     with torch.no_grad():
         net.train()
         for drawn in batches:
             net(drawn)
         net.eval()
-        last = net.head[-1]
-        last.bias -= torch.cat([net(drawn) for drawn in batches]).mean(0)
+        last = [module for module in net.modules() if isinstance(module, nn.Linear)][-1]
+        last.bias.sub_(torch.cat([net(drawn) for drawn in batches]).mean(0))
     return net

@@ -70,7 +70,7 @@ def digits_subject(name: str, model: Callable[[], nn.Module], epochs: int = EPOC
             images, targets, test_size=count, stratify=targets, random_state=0
         )
         splits[split] = Split((held_out,), their_targets)
-    task = _task(name, model, {"train": Split((images,), targets), **splits}, "accuracy")
+    task = make_task(name, model, {"train": Split((images,), targets), **splits}, "accuracy")
     net = model()
     net.load_state_dict(train_from_scratch(task, FineTune(epochs=epochs, learning_rate=3e-3)))
     return Subject(name, net.eval(), task, trained=True)
@@ -84,10 +84,11 @@ def _image_subject(name: str, model: Callable[[], nn.Module]) -> Subject:
     for seed, (split, count) in enumerate(IMAGES.items()):
         inputs = (images(count, seed),)
         splits[split] = Split(inputs, predict(net, inputs, batch_size=16)[0].argmax(axis=1))
-    return Subject(name, net, _task(name, model, splits, "agreement"), trained=False)
+    return Subject(name, net, make_task(name, model, splits, "agreement"), trained=False)
 
 
-def _task(name: str, model: Callable[[], nn.Module], splits: dict[str, Split], metric: str) -> Task:
+def make_task(name: str, model: Callable[[], nn.Module], splits: dict[str, Split], metric: str) -> Task:
+    """A task without a file, whose metric is the share of right classes under the name `metric`."""
     return Task(
         folder=Path(),
         name=name,

@@ -1,4 +1,4 @@
-"""Olive's whole way from a torch net to fp32, fp16 and static int8: `python olive_job.py NETS.py WEIGHTS.pt DATA.npz OUT HOW`.
+"""Olive's whole way from a torch net to fp32, fp16 and static int8: `olive_job.py NETS.py WEIGHTS.pt DATA.npz OUT HOW`.
 
 NETS.py defines `Cnn`, WEIGHTS.pt holds its state, DATA.npz the arrays `calibration`, `selection` and `targets`. HOW is
 `plain`, or `judged` where Olive is to measure the accuracy of every file as well.
@@ -6,8 +6,8 @@ NETS.py defines `Cnn`, WEIGHTS.pt holds its state, DATA.npz the arrays `calibrat
 
 from __future__ import annotations
 
-import importlib.util
 import sys
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,12 +15,27 @@ import torch
 from olive.data.registry import Registry
 from olive.workflows import run
 
-CONVERT = {"type": "OnnxConversion", "use_dynamo_exporter": True, "target_opset": 18, "dynamic": True}
+CONVERT = {"type": "OnnxConversion"}
 FLOWS: dict[str, dict[str, Any]] = {
     "fp32": {"convert": CONVERT},
     "fp16": {"convert": CONVERT, "halve": {"type": "OnnxFloatToFloat16", "keep_io_types": True}},
     "int8": {"convert": CONVERT, "quantise": {"type": "OnnxStaticQuantization", "data_config": "calibration"}},
 }
+
+
+# Olive loads a net through a file of the user's.
+LOADER = """
+import importlib.util
+import torch
+
+def load(_):
+    spec = importlib.util.spec_from_file_location("nets", {nets!r})
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    net = module.Cnn()
+    net.load_state_dict(torch.load({weights!r}, weights_only=True))
+    return net.eval()
+"""
 
 
 class Examples(torch.utils.data.Dataset[Any]):
@@ -38,13 +53,13 @@ class Examples(torch.utils.data.Dataset[Any]):
         return {"input": self._inputs[index]}, self._targets[index]
 
 
-@Registry.register_dataset()
+@Registry.register_dataset()  # type: ignore[untyped-decorator]
 def job_examples(data: str, inputs: str, **_: Any) -> Examples:
     """Open one split; Olive looks this function up by its name."""
     return Examples(data, inputs)
 
 
-@Registry.register_post_process()
+@Registry.register_post_process()  # type: ignore[untyped-decorator]
 def job_classes(outputs: Any, **_: Any) -> Any:
     """The class of each example."""
     return torch.as_tensor(outputs["output"] if isinstance(outputs, dict) else outputs).argmax(-1)
@@ -53,17 +68,7 @@ def job_classes(outputs: Any, **_: Any) -> Any:
 def main(nets: str, weights: str, data: str, folder: str, how: str) -> None:
     """Write all three files under `folder`."""
     loader = f"{folder}/loader.py"
-    with open(loader, "w", encoding="utf-8") as script:  # noqa: PTH123
-        script.write(
-            "import importlib.util, torch\n"
-            "def load(_):\n"
-            f"    spec = importlib.util.spec_from_file_location('nets', {nets!r})\n"
-            "    module = importlib.util.module_from_spec(spec)\n"
-            "    spec.loader.exec_module(module)\n"
-            "    net = module.Cnn()\n"
-            f"    net.load_state_dict(torch.load({weights!r}, weights_only=True))\n"
-            "    return net.eval()\n"
-        )
+    Path(loader).write_text(LOADER.format(nets=nets, weights=weights), "utf-8")
     for name, passes in FLOWS.items():
         run(_workflow(loader, data, folder, name, passes, judged=how == "judged"))
 
@@ -89,7 +94,7 @@ def _workflow(loader: str, data: str, folder: str, name: str, passes: dict[str, 
     }
     if judged:
         metric = {"name": "accuracy", "type": "accuracy", "data_config": "selection", "sub_types": [SUB_TYPE]}
-        workflow["evaluators"] = {"accuracy": {"metrics": [metric]}}
+        workflow["evaluators"] = {"accuracy": {"type": "OnnxEvaluator", "metrics": [metric]}}
         workflow["evaluator"] = "accuracy"
     return workflow
 
@@ -103,7 +108,7 @@ def _data(inputs: str, data: str, batch: int) -> dict[str, Any]:
         "load_dataset_config": {"type": "job_examples", "params": {"data": data, "inputs": inputs}},
         "pre_process_data_config": {"type": "skip_pre_process"},
         "post_process_data_config": {"type": "job_classes"},
-        "dataloader_config": {"params": {"batch_size": batch}},
+        "dataloader_config": {"type": "default_dataloader", "params": {"batch_size": batch}},
     }
 
 

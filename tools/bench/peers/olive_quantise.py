@@ -37,7 +37,7 @@ class Examples(torch.utils.data.Dataset[Any]):
         return {"input": self._examples[index]}, 0
 
 
-@Registry.register_dataset()
+@Registry.register_dataset()  # type: ignore[untyped-decorator]
 def bench_examples(data: str, **_: Any) -> Examples:
     """Open the examples; Olive looks this function up by its name."""
     return Examples(data)
