@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import json
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from types import ModuleType
 
@@ -14,6 +15,7 @@ from tools.bench import agent, publish, push, startup
 from tools.bench.__main__ import BENCHES, main
 from tools.bench.nets import SMALL
 from tools.bench.rows import OURS, BenchError, Row, interleave, ratio_row
+from tools.bench.tables import Table
 
 ROW = Row("64 MiB | loopback", "x time of scp", "lower", 1.25, 0.03, {"scp": 1.0, "sftp": 0.98})
 
@@ -24,9 +26,9 @@ class FakeBench(ModuleType):
     TITLE = "A bench"
     HOW = "By hand."
     TOOLS = ("pytest", "surely-not-installed")
-    rows: list[Row] | None = None
+    rows: Sequence[Row | Table] | None = None
 
-    def run(self) -> list[Row]:
+    def run(self) -> Sequence[Row | Table]:
         if self.rows is None:
             raise BenchError("fake: needs a thing that is not here.")
         return self.rows
@@ -102,6 +104,52 @@ def test_a_section_is_replaced_and_the_rest_is_kept(fake: FakeBench, root: Path)
     assert "64 MiB" not in text
     assert text.startswith("# Benchmarks\n\nHead.\n")
     assert text.endswith("<!-- /bench:fake -->\n\nTail.\n")
+
+
+TABLE = Table(
+    "Cells",
+    ("net", "bytes", "speed-up", "remark"),
+    (("a | b", 1234567, 1.23456, None), ("b", None, None, "refused: it\nis so")),
+)
+
+
+def test_a_table_is_written_beside_the_rows(fake: FakeBench, root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    fake.rows = [ROW, TABLE]
+    assert run(root, "fake") == 0
+    document = json.loads((root / "build/bench/fake.json").read_text())
+    assert set(document) == {"bench", "machine", "rows", "tables"}
+    assert [row["task"] for row in document["rows"]] == ["64 MiB | loopback"]
+    assert document["tables"] == [
+        {
+            "title": "Cells",
+            "rows": [
+                {"net": "a | b", "bytes": 1234567, "speed-up": 1.23456, "remark": None},
+                {"net": "b", "bytes": None, "speed-up": None, "remark": "refused: it\nis so"},
+            ],
+        }
+    ]
+    text = (root / "docs/benchmarks.md").read_text()
+    first, second = (
+        text.index("| task | unit |"),
+        text.index("### Cells\n\n| net | bytes | speed-up | remark |\n|---|---|---|---|\n"),
+    )
+    assert first < second
+    assert "| a \\| b | 1,234,567 | 1.235 | - |\n| b | - | - | refused: it is so |\n<!-- /bench:fake -->" in text
+    said = capsys.readouterr().out
+    assert "1,234,567" in said
+    assert "sftp 0.98" in said
+
+
+def test_a_table_alone_has_no_heading_of_rows(fake: FakeBench, root: Path) -> None:
+    fake.rows = [TABLE]
+    assert run(root, "fake") == 0
+    assert "| task |" not in (root / "docs/benchmarks.md").read_text()
+    assert json.loads((root / "build/bench/fake.json").read_text())["rows"] == []
+
+
+def test_a_row_that_lacks_a_cell_is_a_mistake() -> None:
+    with pytest.raises(ValueError, match="1 cells"):
+        Table("Cells", ("net", "bytes"), (("a",),))
 
 
 @pytest.mark.parametrize(
