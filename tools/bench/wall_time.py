@@ -18,7 +18,7 @@ from tools.bench.tables import Table
 
 NET = "digits CNN"
 OLIVE = "Olive"
-ROUNDS = 9
+ROUNDS = 7
 TIMEOUT_S = 600
 TITLE = "From the net to three files"
 # What both do beyond writing the files, and how a row says it.
