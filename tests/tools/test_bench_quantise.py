@@ -14,11 +14,11 @@ import torch
 from torch import nn
 
 from edgedeploy.records import Format, Int8Form, Precision, Target
-from tools.bench import contenders, environments, judging, our_job, quantise, wall_time
+from tools.bench import contenders, environments, judging, losses, our_job, quantise, wall_time
 from tools.bench.contenders import Contender
 from tools.bench.digits_nets import Cnn
 from tools.bench.environments import PeerFailed
-from tools.bench.judging import Judged, Speed, speed_ups
+from tools.bench.judging import Figures, Judged, Speed, speed_ups
 from tools.bench.rows import OURS
 from tools.bench.subjects import Subject, digits_subject
 from tools.bench.tables import Table
@@ -60,14 +60,55 @@ def test_without_a_base_there_is_no_speed_up() -> None:
     assert speed_ups({"1": [1.0, 2.0]}) == {}
 
 
+def worth(accuracy: int, size_bytes: int, zipped_bytes: int, speed: float, spread: float = 0.1) -> Figures:
+    scores = (np.arange(100) < accuracy).astype(np.float64)
+    return Figures(accuracy / 100, 0.01, 0.02, size_bytes, zipped_bytes, scores, Speed(speed, spread))
+
+
 def test_what_was_refused_has_a_reason_and_no_figure() -> None:
-    cells = quantise.figures(Judged(OURS, "w4", why="refused: because"))
+    cells = quantise.cells(Judged(OURS, "w4", why="refused: because"))
     assert cells == (None,) * 7 + ("refused: because",)
 
 
 def test_a_slower_file_is_shown_as_slower() -> None:
-    judged = Judged(OURS, "int8", 0.97, 0.01, 0.02, 1000, 900, Speed(0.25, 0.01))
-    assert quantise.figures(judged) == (0.97, 0.01, 0.02, 1000, 900, 0.25, 0.01, "")
+    judged = Judged(OURS, "int8", worth(97, 1000, 900, 0.25))
+    assert quantise.cells(judged) == (0.97, 0.01, 0.02, 1000, 900, 0.25, 0.1, "")
+
+
+PEERS = [
+    Judged("Olive", "static", worth(97, 1000, 900, 2.0)),
+    Judged("NNCF", "static", worth(90, 1100, 800, 2.2)),
+    Judged("ONNX Runtime", "static", why="failed: no reason"),
+    Judged("ONNX Runtime", "dynamic", worth(100, 1, 1, 100.0)),
+]
+
+
+@pytest.mark.parametrize(
+    ("ours", "cells"),
+    [
+        (worth(98, 900, 700, 3.0), (1, 0.9, 0.875, 3.0 / 2.2, "nothing")),
+        (worth(96, 1000, 800, 2.15), (-1, 1.0, 1.0, 2.15 / 2.2, "nothing")),
+        (worth(70, 1000, 800, 2.2), (-27, 1.0, 1.0, 1.0, "accuracy to Olive static")),
+        (
+            worth(97, 1200, 810, 2.0),
+            (0, 1.2, 1.0125, 2.0 / 2.2, "bytes to Olive static, zipped to NNCF static, speed to NNCF static"),
+        ),
+    ],
+)
+def test_a_loss_is_one_to_the_best_peer_beyond_the_noise(ours: Figures, cells: tuple[float, ...]) -> None:
+    ((net, what, accuracy, *rest),) = losses.rows("net", [Judged(OURS, "int8-u8s8", ours), *PEERS])
+    assert (net, what) == ("net", "int8-u8s8")
+    assert accuracy == pytest.approx(cells[0] / 100)
+    assert tuple(rest) == cells[1:]
+
+
+def test_what_we_refuse_and_a_peer_has_is_a_loss_with_its_reason() -> None:
+    (row,) = losses.rows("net", [Judged(OURS, "int8-u8s8", why="refused: because"), *PEERS])
+    assert row == ("net", "int8-u8s8", None, None, None, None, "refused: because")
+
+
+def test_without_a_peer_there_is_nothing_to_lose() -> None:
+    assert losses.rows("net", [Judged(OURS, "int8-u8s8", worth(98, 900, 700, 3.0)), PEERS[2]]) == []
 
 
 def test_beside_the_peers_stands_what_they_have_something_like() -> None:
@@ -83,7 +124,7 @@ def test_a_net_that_cannot_be_written_is_refused_in_every_precision(subject: Sub
     assert all(each.path is None and each.why.startswith("refused: ") and len(each.why) > 30 for each in found)
     judged = judging.judge(subject, found)
     assert [each.why for each in judged] == [each.why for each in found]
-    assert all(each.speed is None and each.accuracy is None for each in judged)
+    assert all(each.figures is None for each in judged)
 
 
 def test_a_file_that_does_not_run_says_why(subject: Subject, tmp_path: Path) -> None:
@@ -96,7 +137,7 @@ def test_a_file_that_does_not_run_says_why(subject: Subject, tmp_path: Path) -> 
     }
     (judged,) = judging.judge(subject, [Contender("NNCF", "static", broken, contract)])
     assert judged.why.startswith("failed: model.onnx: ")
-    assert judged.speed is None
+    assert judged.figures is None
 
 
 def test_one_net_goes_all_the_way(subject: Subject, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -112,22 +153,17 @@ def test_one_net_goes_all_the_way(subject: Subject, tmp_path: Path, monkeypatch:
         ("ONNX Runtime", "static", ""),
         ("ONNX Runtime", "dynamic", ""),
     ]
-    fp32, *quantised = judged
+    fp32, *quantised = [each.figures for each in judged if each.figures is not None]
     assert fp32.speed == Speed(1.0, 0.0)
-    assert fp32.error is not None
     assert fp32.error < 1e-4
-    assert fp32.accuracy is not None
     assert fp32.accuracy > 0.5
-    assert fp32.size_bytes is not None
+    assert len(quantised) == 3
     for each in quantised:
-        assert each.size_bytes is not None
-        assert each.zipped_bytes is not None
         assert each.zipped_bytes < each.size_bytes < fp32.size_bytes / 2
         assert each.speed is not None
         assert each.speed.ratio > 0
-        assert each.error is not None
         assert 1e-4 < each.error < 0.5
-        assert all(cell is not None for cell in quantise.figures(each)), "no cell of a file that runs is empty"
+    assert all(None not in quantise.cells(each) for each in judged), "no cell of a file that runs is empty"
 
 
 def test_our_job_leaves_three_files(subject: Subject, tmp_path: Path) -> None:

@@ -9,10 +9,10 @@ import zlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from edgedeploy.errors import ExportError
-from edgedeploy.evaluate import drop, evaluate, evaluate_model
+from edgedeploy.evaluate import Evaluation, drop, evaluate, evaluate_model
 from edgedeploy.export.parity import relative_rms_error
 from edgedeploy.exported_file import run_once_apart
 from edgedeploy.on_device.runtimes import open_model
@@ -20,6 +20,9 @@ from edgedeploy.quiet import quiet
 from tools.bench.contenders import Contender
 from tools.bench.rows import OURS, interleave
 from tools.bench.subjects import Subject
+
+if TYPE_CHECKING:
+    import numpy as np
 
 ROUNDS = 31
 TURN_S, TURN_RUNS = 0.02, 3
@@ -33,56 +36,69 @@ class Speed:
     spread: float
 
 
-@dataclass(frozen=True, slots=True)
-class Judged:
-    """All that is known of one file; where there is none, or it does not run, only `why`.
+@dataclass(frozen=True, slots=True, eq=False)
+class Figures:
+    """What a file that runs is worth, on the test split.
 
     `drop_at_most` is the upper bound of what is lost against the source net (paired, 95 %), `error` the relative
-    RMS error of the outputs, both on the test split.
+    RMS error of the outputs, `scores` 1 for each example that came out right, shape (n,). `speed` is None where
+    there is no fp32 file to compare with.
     """
+
+    accuracy: float
+    drop_at_most: float
+    error: float
+    size_bytes: int
+    zipped_bytes: int
+    scores: np.ndarray
+    speed: Speed | None = None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Judged:
+    """A file and its figures, or `why` there are none."""
 
     by: str
     what: str
-    accuracy: float | None = None
-    drop_at_most: float | None = None
-    error: float | None = None
-    size_bytes: int | None = None
-    zipped_bytes: int | None = None
-    speed: Speed | None = None
+    figures: Figures | None = None
     why: str = ""
 
 
 def judge(subject: Subject, contenders: Sequence[Contender], rounds: int | None = None) -> list[Judged]:
     """Judge files of one format side by side, the first of which is fp32, the base of all speeds."""
     source = evaluate_model(subject.net, subject.task, "test")
-    judged: list[Judged] = []
+    figures: dict[int, Figures] = {}
+    why = {number: contender.why for number, contender in enumerate(contenders)}
     calls: dict[str, Callable[[], object]] = {}
     for number, contender in enumerate(contenders):
         if contender.path is None or contender.contract is None:
-            judged.append(Judged(contender.by, contender.what, why=contender.why))
             continue
         try:
             if contender.by != OURS:  # an export of ours has been run apart already
                 run_once_apart(contender.path, contender.contract)
-            found = evaluate(contender.path, contender.contract, subject.task, "test")
+            figures[number] = _figures(contender.path, contender.contract, subject, source)
         except ExportError as error:
-            judged.append(Judged(contender.by, contender.what, why=f"failed: {error}"))
+            why[number] = f"failed: {error}"
             continue
         calls[str(number)] = _call(contender.path, contender.contract, subject)
-        content = contender.path.read_bytes()
-        judged.append(
-            Judged(
-                contender.by,
-                contender.what,
-                found.quality.value,
-                drop(source, found).high,
-                relative_rms_error(found.outputs[0], source.outputs[0]),
-                len(content),
-                len(zlib.compress(content, 9)),
-            )
-        )
     speeds = speed_ups(interleave({name: _turn(call) for name, call in calls.items()}, rounds or ROUNDS))
-    return [dataclasses.replace(each, speed=speeds.get(str(number))) for number, each in enumerate(judged)]
+    for name, speed in speeds.items():
+        figures[int(name)] = dataclasses.replace(figures[int(name)], speed=speed)
+    return [Judged(each.by, each.what, figures.get(at), why[at]) for at, each in enumerate(contenders)]
+
+
+def _figures(path: Path, contract: Mapping[str, Any], subject: Subject, source: Evaluation) -> Figures:
+    found = evaluate(path, contract, subject.task, "test")
+    assert found.scores is not None  # the metric gives one an example
+    content = path.read_bytes()
+    return Figures(
+        found.quality.value,
+        drop(source, found).high,
+        relative_rms_error(found.outputs[0], source.outputs[0]),
+        len(content),
+        len(zlib.compress(content, 9)),
+        found.scores,
+    )
 
 
 def speed_ups(samples: Mapping[str, Sequence[float]], base: str = "0") -> dict[str, Speed]:
