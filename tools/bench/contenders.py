@@ -21,8 +21,11 @@ from tools.bench.environments import PeerFailed
 from tools.bench.rows import OURS
 from tools.bench.subjects import Subject
 
-QUANTISE_AWARE = "quantise-aware"
-TRAINING = {"epochs": 10, "learning_rate": 5e-4}
+# pass -> its settings and what is exported then; one that this version lacks is left out.
+TRAINED: Mapping[str, tuple[Mapping[str, Any], Precision]] = {
+    "quantise-aware": ({"epochs": 10, "learning_rate": 5e-4}, Precision.INT8),
+    "quantise-weights": ({"epochs": 10, "learning_rate": 5e-4, "bits": 4}, Precision.W4),
+}
 PEER_TIMEOUT_S = 900
 
 # peer -> the methods that its script knows; ONNX Runtime is in our own environment.
@@ -65,21 +68,26 @@ def ours(subject: Subject, file_format: Format, folder: Path) -> list[Contender]
     return [_quantised(subject, source, target, folder / str(target)) for target in asked]
 
 
-def quantise_aware(subject: Subject, file_format: Format, folder: Path) -> list[Contender]:
-    """The net trained for int8, exported as int8; nothing where there is no such pass."""
-    if QUANTISE_AWARE not in PASSES:
-        return []
-    what = f"int8, {QUANTISE_AWARE}"
+def trained(subject: Subject, file_format: Format, folder: Path) -> list[Contender]:
+    """The net trained for a precision by each pass that does so, exported in it."""
+    return [
+        _trained(subject, kind, settings, Target(file_format, precision), folder / kind)
+        for kind, (settings, precision) in TRAINED.items()
+        if kind in PASSES
+    ]
+
+
+def _trained(subject: Subject, kind: str, settings: Mapping[str, Any], target: Target, folder: Path) -> Contender:
+    what = f"{target.precision}, {kind}"
     folder.mkdir(parents=True)
-    step: Any = PASSES[QUANTISE_AWARE]
-    target = Target(file_format, Precision.INT8)
+    step: Any = PASSES[kind]
     try:
-        net = apply_passes(copy.deepcopy(subject.net), [step(**TRAINING)], subject.task)
+        net = apply_passes(copy.deepcopy(subject.net), [step(**settings)], subject.task)
         exported = export.export(net, target, subject.task, folder)
         export.check_parity(exported, target, subject.task)
     except (CompressionError, ExportError) as error:
-        return [Contender(OURS, what, why=f"refused: {error}")]
-    return [Contender(OURS, what, exported.path, exported.contract)]
+        return Contender(OURS, what, why=f"refused: {error}")
+    return Contender(OURS, what, exported.path, exported.contract)
 
 
 def _what(target: Target) -> str:

@@ -100,7 +100,7 @@ def _judged(subject: Subject, file_format: Format, with_peers: bool) -> list[Jud
         folder = Path(name)
         files: list[Contender] = contenders.ours(subject, file_format, folder / "ours")
         if subject.trained:
-            files += contenders.quantise_aware(subject, file_format, folder / "aware")
+            files += contenders.trained(subject, file_format, folder / "trained")
         if with_peers and files[0].path is not None:
             files += contenders.of_peers(subject, files[0], folder / "peers")
         judged = judge(subject, files)
