@@ -69,6 +69,8 @@ def run(
 def train(project: Project, progress: Progress = SILENT, *, afresh: bool = False) -> bool:
     """Make the source weights as the plan's [train] says, unless they are there. Returns whether it trained."""
     plan = project.plan
+    if plan.source is not None:
+        raise PlanError(f"{plan.source}: a source file brings its own weights, so there is nothing to train.")
     if not isinstance(plan.train, FineTune) or plan.weights is None:
         raise PlanError(f"{project.folder / 'edgedeploy.toml'}: train: missing; add a [train] table with `epochs`.")
     if plan.weights.exists() and not afresh:

@@ -304,3 +304,41 @@ def test_a_static_batch_is_part_of_the_target_and_of_its_name(tmp_path: Path) ->
     assert [target.static_batch for target in recipe.targets] == [1, 1]
     with pytest.raises(PlanError, match=r"recipe\[0\].batch: found 0"):
         load_plan(write(tmp_path, plan=plan.replace("batch = 1", "batch = 0")), PASSES)
+
+
+SOURCE = """
+[task]
+file = "task.py"
+source = "net.onnx"
+
+[[recipe]]
+name = "given"
+formats = ["onnx"]
+precisions = ["fp32"]
+"""
+
+
+def test_a_source_file_is_part_of_the_plan(tmp_path: Path) -> None:
+    assert load_plan(write(tmp_path, plan=SOURCE), PASSES).source == tmp_path / "net.onnx"
+    both = SOURCE.replace("net.onnx", "net.pt2").replace('["onnx"]', '["onnx", "tflite"]')
+    plan = load_plan(write(tmp_path, plan=both + 'passes = [{ kind = "fine-tune", epochs = 1 }]\n'), PASSES)
+    assert (plan.source, len(plan.recipes[0].targets)) == (tmp_path / "net.pt2", 2)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "told"),
+    [
+        ("net.onnx", "net.h5", r"task.source: found 'net.h5'"),
+        ('"net.onnx"', '"net.onnx"\nweights = "w.pt"', r"task.weights: net.onnx brings its own weights"),
+        ("[[recipe]]", "[train]\nepochs = 1\n\n[[recipe]]", r"train: net.onnx brings its own weights"),
+        ('["onnx"]', '["onnx", "tflite"]', r"recipe\[0\].formats: TFLite files are converted from PyTorch"),
+        (
+            "formats",
+            'passes = [{ kind = "fine-tune", epochs = 1 }]\nformats',
+            r"recipe\[0\].passes: passes change a Py",
+        ),
+    ],
+)
+def test_what_a_source_file_cannot_have(tmp_path: Path, old: str, new: str, told: str) -> None:
+    with pytest.raises(PlanError, match=told):
+        load_plan(write(tmp_path, plan=SOURCE.replace(old, new)), PASSES)

@@ -93,6 +93,7 @@ class Ground:
     task_file: Path
     weights: Path | None
     digest: str | None
+    source: Path | None = None
 
 
 class Bench:
@@ -105,7 +106,7 @@ class Bench:
     @cached_property
     def task(self) -> Task:
         """The task, as it was when the build began. Raises PlanError where it is another one now."""
-        task = load_task(self._ground.task_file, self._ground.weights)
+        task = load_task(self._ground.task_file, self._ground.weights, self._ground.source)
         if self._ground.digest not in (None, task.digest):
             raise PlanError(
                 f"{self._ground.task_file}: another process sees another task: seed whatever chance data() uses, "

@@ -43,7 +43,7 @@ def build(plan: Plan, store: Store, progress: Progress, recipes: Sequence[Recipe
     if plan.weights is not None and not plan.weights.is_file():
         mend = "run `edgedeploy train`" if plan.train else "put the file there, or add a [train] table"
         raise PlanError(f"{plan.weights}: the weights are not there; {mend}.")
-    digest = task_digest(plan.task_file, plan.weights, store.digest_cache())
+    digest = task_digest(plan.task_file, plan.weights, store.digest_cache(), plan.source)
     planned = requests(plan.recipes, digest)
     found = {request.id: variant for request in planned if (variant := store.variant(request.id)) is not None}
     wanted = {recipe.name for recipe in recipes}
@@ -51,7 +51,7 @@ def build(plan: Plan, store: Store, progress: Progress, recipes: Sequence[Recipe
     failed: dict[str, Failure] = {}
     made: set[str] = set()
     if missing:
-        ground = Ground(plan.task_file, plan.weights, digest)
+        ground = Ground(plan.task_file, plan.weights, digest, plan.source)
         with _workspace(store.folder) as workspace:
             at: tuple[str, ...] = ()
 

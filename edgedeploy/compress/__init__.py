@@ -11,6 +11,7 @@ from edgedeploy.compress.checks import checked_outputs
 from edgedeploy.compress.magnitude import PruneMagnitude
 from edgedeploy.compress.masks import finalise
 from edgedeploy.compress.training import FineTune
+from edgedeploy.errors import CompressionError
 from edgedeploy.records import Pass, PassSettings
 
 if TYPE_CHECKING:
@@ -36,6 +37,12 @@ def apply_passes(
     `on_step` gets one line before each pass. After each, the net must still give finite outputs of the same
     shapes on the example. Raises CompressionError, which names the pass.
     """
+    needs_layers = [step.kind for step in passes if not isinstance(step, FineTune)]
+    if task.source is not None and needs_layers:
+        raise CompressionError(
+            f"{needs_layers[0]}: {task.source.name} holds a graph of operators without the layers that this pass works "
+            "on; take the pass out, or give the net by model() in the task file"
+        )
     shapes = [output.shape for output in checked_outputs("the net", model, task.example)]
     for number, step in enumerate(passes, start=1):
         on_step(f"{step.kind} ({number}/{len(passes)})")

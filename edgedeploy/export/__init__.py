@@ -18,6 +18,7 @@ from edgedeploy.export.parity import EXAMPLES, compare
 from edgedeploy.export.probe import write_probe
 from edgedeploy.export.shared import Written
 from edgedeploy.exported_file import run_once_apart
+from edgedeploy.quiet import quiet
 from edgedeploy.records import Format, OperatorUse, Parity, Precision, Target
 from edgedeploy.task import Arrays, Task, predict
 
@@ -111,7 +112,9 @@ def convert(model: nn.Module, file_format: Format, task: Task, folder: Path, bat
     Raises ExportError, in one sentence: an operator the format lacks, control flow that depends on values, a
     frozen batch axis, a net that is not float32 or gives NaN.
     """
-    net = copy.deepcopy(model).cpu().eval()
+    with quiet():  # a program that torch saved warns when it is copied
+        net = copy.deepcopy(model).cpu().eval()
+    _check_batch(net, file_format, task, batch)
     net.register_forward_hook(_as_tuple)  # a converter takes a tuple with names for something of its own
     _check_types(net, task)
     reference = _reference(net, task)
@@ -150,6 +153,20 @@ def export(model: nn.Module, target: Target, task: Task, folder: Path) -> Export
 def check_parity(exported: Exported, target: Target, task: Task) -> Parity:
     """Compare the file with what its source gave for the same examples. Raises ParityError."""
     return compare(exported.path, exported.contract, target, task, exported.reference)
+
+
+def _check_batch(net: nn.Module, file_format: Format, task: Task, batch: int | None) -> None:
+    """A net from a file may take one batch alone, or come in a format of its own. Raises ExportError."""
+    source = task.source.name if task.source else ""
+    if file_format is not Format.ONNX and getattr(net, "onnx_source", None) is not None:
+        raise ExportError(f"{source} holds no PyTorch net, of which alone {file_format} files are made")
+    frozen = getattr(net, "frozen_batch", None)
+    asked = Target(file_format, Precision.FP32, batch=batch).static_batch
+    if frozen is not None and frozen != asked:
+        raise ExportError(
+            f"{source} takes {frozen} examples at once and no other number; export it with a dynamic batch axis "
+            f"(dynamic_shapes, from an example of 2 or more), or ask for `batch = {frozen}` in the recipe"
+        )
 
 
 def _as_tuple(_net: nn.Module, _inputs: Any, output: Any) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import re
 import traceback
 from collections.abc import Iterator
@@ -78,12 +79,22 @@ def capture(model: nn.Module, inputs: tuple[torch.Tensor, ...], *, dynamic_batch
     """Trace the net to a graph. Raises ExportError, which names the line of the net that stands in the way."""
     import torch
 
-    shapes = tuple({0: torch.export.Dim("batch", min=1)} for _ in inputs) if dynamic_batch else None
+    shapes = _free_first_axes(model, len(inputs)) if dynamic_batch else None
     try:
         with quiet(), torch.no_grad(), exportable():
             return torch.export.export(model, inputs, dynamic_shapes=shapes, strict=False)
     except CONVERTER_ERRORS as error:
         raise ExportError(_why_not_captured(error)) from error
+
+
+def _free_first_axes(model: nn.Module, inputs: int) -> tuple[Any, ...]:
+    """What says that the first axis of every input is one free batch, in the form of forward()'s parameters."""
+    import torch
+
+    axes = [{0: torch.export.Dim("batch", min=1)} for _ in range(inputs)]
+    parameters = inspect.signature(model.forward).parameters.values()
+    named = next((i for i, p in enumerate(parameters) if p.kind is p.VAR_POSITIONAL), inputs)
+    return (*axes[:named], tuple(axes[named:])) if named < inputs else tuple(axes)
 
 
 def explain(error: Exception, model: nn.Module, inputs: tuple[torch.Tensor, ...], file_format: str) -> ExportError:

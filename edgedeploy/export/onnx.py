@@ -11,10 +11,11 @@ import numpy as np
 from edgedeploy.errors import ExportError
 from edgedeploy.export import onnx_dynamic, onnx_graph, onnx_int8, onnx_operators, onnx_weights
 from edgedeploy.export.capture import CONVERTER_ERRORS, capture, explain, sample
+from edgedeploy.export.onnx_given import given
 from edgedeploy.export.shared import Written, size_note, tensor_names
 from edgedeploy.quiet import quiet
 from edgedeploy.records import Precision, Target
-from edgedeploy.task import Task
+from edgedeploy.task import OnnxSource, Task
 
 if TYPE_CHECKING:
     from torch import nn
@@ -31,7 +32,9 @@ def tools(precision: Precision) -> tuple[str, ...]:  # noqa: ARG001  every preci
 
 def convert(model: nn.Module, task: Task, path: Path, batch: int | None = None) -> None:
     """Write the net in float32 to `path`, names included, for `batch` examples at once or any. Raises ExportError."""
-    path.write_bytes(_convert(model, task, batch).SerializeToString(deterministic=True))
+    source: OnnxSource | None = getattr(model, "onnx_source", None)
+    proto = _convert(model, task, batch) if source is None else given(model, source, batch)
+    path.write_bytes(proto.SerializeToString(deterministic=True))
 
 
 def layers(source: Path) -> tuple[str, ...]:

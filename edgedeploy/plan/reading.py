@@ -54,6 +54,8 @@ def load_plan(folder: Path, passes: Mapping[str, type[Pass]]) -> Plan:
         )
         for i, recipe in enumerate(document.recipe)
     )
+    if document.task.source is not None:
+        _check_source(path, document, document.task.source)
     train = None
     if document.train is not None:
         if document.task.weights is None:
@@ -68,6 +70,7 @@ def load_plan(folder: Path, passes: Mapping[str, type[Pass]]) -> Plan:
         folder=folder,
         task_file=folder / document.task.file,
         weights=folder / document.task.weights if document.task.weights else None,
+        source=folder / document.task.source if document.task.source else None,
         train=train,
         goal=Goal(goal.pop("minimise"), Limits(**goal)),
         recipes=recipes,
@@ -77,6 +80,26 @@ def load_plan(folder: Path, passes: Mapping[str, type[Pass]]) -> Plan:
         project=document.store.project or "",
         store_url=document.store.url,
     )
+
+
+def _check_source(path: Path, document: PlanFile, source: str) -> None:
+    """What a net from a file cannot have is told before anything is built of it."""
+    for key, given in (("task.weights", document.task.weights), ("train", document.train)):
+        if given is not None:
+            raise PlanError(f"{path}: {key}: {source} brings its own weights; take {key.split('.')[-1]} out.")
+    if not source.endswith(".onnx"):
+        return
+    for i, recipe in enumerate(document.recipe):
+        if Format.TFLITE in recipe.formats:
+            raise PlanError(
+                f"{path}: recipe[{i}].formats: TFLite files are converted from PyTorch, and {source} holds no PyTorch "
+                "net; leave tflite out, or give the net as a .pt2 file or by model()."
+            )
+        if recipe.passes:
+            raise PlanError(
+                f"{path}: recipe[{i}].passes: passes change a PyTorch net, and {source} holds none; take passes out, "
+                "or give the net as a .pt2 file or by model()."
+            )
 
 
 def _targets(recipe: RecipeTable) -> tuple[Target, ...]:

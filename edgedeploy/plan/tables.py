@@ -28,6 +28,7 @@ class TaskTable(Table):
 
     file: str
     weights: str | None = None
+    source: Annotated[str, Field(pattern=r"\.(onnx|pt2)$")] | None = None
 
 
 class GoalTable(Table):

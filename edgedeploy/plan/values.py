@@ -30,13 +30,15 @@ class Goal:
 class Plan:
     """A project's edgedeploy.toml.
 
-    `train` is the pass that makes the source weights where the file says how; `project` is the name under which
-    a shared database knows the project, empty for a database of its own.
+    `source` is a file of others that holds the net; `train` is the pass that makes the source weights where the
+    file says how; `project` is the name under which a shared database knows the project, empty for a database of its
+    own.
     """
 
     folder: Path
     task_file: Path
     weights: Path | None
+    source: Path | None
     train: Pass | None
     goal: Goal
     recipes: tuple[Recipe, ...]

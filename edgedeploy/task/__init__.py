@@ -2,5 +2,6 @@
 
 from edgedeploy.task.definition import Arrays, Split, Task, predict
 from edgedeploy.task.loading import load_task, task_digest
+from edgedeploy.task.onnx_source import OnnxSource
 
-__all__ = ["Arrays", "Split", "Task", "load_task", "predict", "task_digest"]
+__all__ = ["Arrays", "OnnxSource", "Split", "Task", "load_task", "predict", "task_digest"]

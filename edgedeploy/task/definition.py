@@ -34,10 +34,10 @@ class Split:
 class Task:
     """A net, its data and its metric, as `load_task` found them in a task file.
 
-    `model` builds the net without weights. `example` has the batch axis first. `metric(outputs, targets)` gives
-    one score per example, shape (n,), or one number for them all; higher is better. `loss` is None where the
-    default serves: cross-entropy for integer targets, else the mean squared error. `digest` names all of this,
-    the weights included; see `task_digest`.
+    `model` builds the net without weights, or takes it from `source`, a file that others made. `example` has the
+    batch axis first. `metric(outputs, targets)` gives one score per example, shape (n,), or one number for them all;
+    higher is better. `loss` is None where the default serves: cross-entropy for integer targets, else the mean squared
+    error. `digest` names all of this, the weights included; see `task_digest`.
     """
 
     folder: Path
@@ -56,6 +56,7 @@ class Task:
     labels: tuple[str, ...]
     preprocessing: str
     layout: str | None
+    source: Path | None = None
 
     def load_model(self) -> nn.Module:
         """Build the net, give it its weights, and return it in eval mode.

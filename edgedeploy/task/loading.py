@@ -14,6 +14,7 @@ import numpy as np
 
 from edgedeploy.errors import PlanError
 from edgedeploy.task.definition import Arrays, Split, Task
+from edgedeploy.task.source import source_net
 from edgedeploy.task.splits import to_arrays, to_splits
 from edgedeploy.task.user_code import UserCode
 
@@ -21,32 +22,34 @@ _SCHEME = 1  # raise it whenever the same task would get another digest
 _LAYOUTS = ("NCHW", "NHWC")
 
 
-def load_task(file: Path, weights: Path | None) -> Task:
+def load_task(file: Path, weights: Path | None, source: Path | None = None) -> Task:
     """Import a task file, take its data, and run its net once on its example.
 
-    `weights` None stands for the factory's own start. Raises PlanError, in one sentence that names the file and
+    `weights` None stands for the factory's own start; `source` is a .pt2 or .onnx file that holds the net instead of
+    the factory. Raises PlanError, in one sentence that names the file and
     the user's own line, for whatever is missing, raises, or does not fit together.
     """
-    return _load(file, weights)[0]
+    return _load(file, weights, source)[0]
 
 
-def task_digest(file: Path, weights: Path | None, cache: MutableMapping[str, str]) -> str:
+def task_digest(file: Path, weights: Path | None, cache: MutableMapping[str, str], source: Path | None = None) -> str:
     """The sha256 of everything that makes the task: see `_digest`; the place of its folder is not part of it.
 
     `cache` remembers it together with path, time and size of each file that went into it, so that it is found
     again without importing torch or running the task file as long as none of them has changed. Raises
     PlanError where `load_task` does.
     """
-    key = json.dumps(["task", _SCHEME, str(file.resolve()), str(weights.resolve()) if weights else None])
+    given = [path.resolve() if path else None for path in (file, weights, source)]
+    key = json.dumps(["task", _SCHEME, *(str(path) if path else None for path in given)])
     remembered = cache.get(key)
     if remembered is not None:
         entry = json.loads(remembered)
         if all(_stamp(Path(path)) == stamp for path, stamp in entry["watched"].items()):
             return str(entry["digest"])
     # Stamped before it is read, so that an edit meanwhile is noticed the next time.
-    early = {path: _stamp(path) for path in (file.resolve(), weights.resolve() if weights else None) if path}
-    task, code = _load(file, weights)
-    files = code.local_files() | code.opened | code.listed
+    early = {path: _stamp(path) for path in given if path}
+    task, code, source_files = _load(file, weights, source)
+    files = code.local_files() | code.opened | code.listed | set(source_files)
     watched = {str(path): _stamp(path) for path in sorted(files)} | {str(p): s for p, s in early.items()}
     cache[key] = json.dumps({"digest": task.digest, "watched": watched})
     return task.digest
@@ -64,26 +67,36 @@ def _stamp(path: Path) -> list[int] | str | None:
     return [status.st_mtime_ns, status.st_size]
 
 
-def _load(file: Path, weights: Path | None) -> tuple[Task, UserCode]:
+def _load(file: Path, weights: Path | None, source: Path | None) -> tuple[Task, UserCode, tuple[Path, ...]]:
     if not file.is_file():
         raise PlanError(f"{file}: no such task file; correct [task] file, or write one with `edgedeploy init`")
     if weights is not None and not weights.is_file():
         raise PlanError(
             f"{weights}: no such weights file; train them with `edgedeploy train` or correct [task] weights"
         )
+    if source is not None and not source.is_file():
+        raise PlanError(f"{source}: no such source file; correct [task] source")
     code = UserCode(file)
+    source_files: tuple[Path, ...] = ()
     with code.watched():
         module = code.load()
-        functions = {
-            name: code.guard(_function(file, module, name), name) for name in ("model", "example", "data", "metric")
-        }
+        wanted = ("model", "example", "data", "metric") if source is None else ("example", "data", "metric")
+        functions = {name: code.guard(_function(file, module, name), name) for name in wanted}
+        if source is not None and hasattr(module, "model"):
+            raise PlanError(
+                f"{file}: model() and [task] source = {source.name!r} both give the net; take one of them out"
+            )
         example = to_arrays(file, "example()", functions["example"]())
         splits = to_splits(file, functions["data"](), example)
+        if source is None:
+            factory = _checked_model(file, functions["model"])
+        else:
+            factory, source_files = source_net(source, example)
         task = Task(
             folder=code.folder,
             name=code.folder.name,
             digest="",
-            model=_checked_model(file, functions["model"]),
+            model=factory,
             weights=weights.resolve() if weights else None,
             example=example,
             **splits,
@@ -93,19 +106,20 @@ def _load(file: Path, weights: Path | None) -> tuple[Task, UserCode]:
             labels=_labels(file, module),
             preprocessing=_constant(file, module, "PREPROCESSING", str, ""),
             layout=_layout(file, module, example),
+            source=source.resolve() if source else None,
         )
         with code.running("the forward pass on example()"):
             task.load_model()
-    object.__setattr__(task, "digest", _digest(task, code))
-    return task, code
+    object.__setattr__(task, "digest", _digest(task, code, source_files))
+    return task, code, source_files
 
 
-def _digest(task: Task, code: UserCode) -> str:
-    """Hash the task file, its local imports, the files it opened while loading, the weights, and all arrays.
+def _digest(task: Task, code: UserCode, source_files: tuple[Path, ...]) -> str:
+    """Hash the task file, its local imports, the files it opened while loading, weights or source, and all arrays.
 
     A file under the task's folder goes by its place there, any other by its name alone.
     """
-    files = (code.local_files() | code.opened) - {task.weights}
+    files = (code.local_files() | code.opened) - {task.weights, *source_files}
     named = sorted(
         [path.relative_to(code.folder).as_posix() if path.is_relative_to(code.folder) else path.name, _sha256(path)]
         for path in files
@@ -119,6 +133,7 @@ def _digest(task: Task, code: UserCode) -> str:
         "scheme": _SCHEME,
         "files": named,
         "weights": _sha256(task.weights) if task.weights else None,
+        **({"source": [_sha256(path) for path in source_files]} if source_files else {}),
         "arrays": {name: [_array_identity(array) for array in group] for name, group in arrays.items()},
     }
     return hashlib.sha256(json.dumps(question, sort_keys=True, separators=(",", ":")).encode()).hexdigest()

@@ -82,7 +82,7 @@ def make_task(
     """A task around given inputs: every fourth example to each split."""
     if targets is None:
         targets = np.zeros(len(inputs[0]), dtype=np.int64)
-    parts = {
+    parts: dict[str, Any] = {
         name: Split(tuple(array[start::4] for array in inputs), targets[start::4])
         for start, name in enumerate(("train", "calibration", "selection", "test"))
     }
