@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -86,7 +86,8 @@ def build(project: Project, recipes: Sequence[str] = (), progress: Progress = SI
 
     `jobs` processes share the work; None stands for as many as cores and free memory allow.
     """
-    return building.build(project.plan, project.store, progress, project.recipes(recipes), jobs)
+    built = building.build(project.plan, project.store, progress, project.recipes(recipes), jobs)
+    return replace(built, no_board=tuple(project.without_board(built.variants)))
 
 
 def push(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
@@ -85,6 +85,14 @@ class Project:
             for report in self.store.reports(device.name)
             if report.profile == device.profile and report.conditions.accelerator == wanted
         }
+
+    def without_board(self, variants: Sequence[Variant]) -> Iterator[tuple[str, str]]:
+        """The variants that no board of the fleet can run, each with the reason of the first; none without a fleet."""
+        kinds = [self.profile(d) for d in self.fleet.devices] if (self.folder / FLEET_FILE).exists() else []
+        for variant in variants:
+            reasons = [kind.why_not(variant.target) for kind in kinds]
+            if reasons and all(reasons):
+                yield variant.name, reasons[0]
 
     def profile(self, device: Device) -> DeviceProfile:
         """The kind of board that a device of the fleet is."""

@@ -25,11 +25,15 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Built:
-    """All variants of a plan that are there now, in its order; `made` names those that were not found but built now."""
+    """All variants of a plan that are there now, in its order; `made` names those that were not found but built now.
+
+    `no_board` names those that no board of the fleet can run, each with the reason.
+    """
 
     variants: tuple[Variant, ...]
     made: tuple[str, ...]
     failures: tuple[Failure, ...]
+    no_board: tuple[tuple[str, str], ...] = ()
 
 
 def build(plan: Plan, store: Store, progress: Progress, recipes: Sequence[Recipe], jobs: int | None = None) -> Built:

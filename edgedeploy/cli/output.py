@@ -96,7 +96,9 @@ def trained(project: Project, now: bool, *, as_json: bool) -> None:
 def built(result: Built, *, as_json: bool) -> None:
     """The variants of the plan, and those that could not be built."""
     if as_json:
-        print_json({"variants": result.variants, "made": result.made, "failures": result.failures})
+        print_json(
+            {"variants": result.variants, "made": result.made, "failures": result.failures, "no_board": result.no_board}
+        )
         return
     print_built(result)
 
@@ -109,6 +111,8 @@ def print_built(result: Built) -> None:
             out.print(f"  [yellow]{variant.name}[/]: {escape(note)}", soft_wrap=True)
     for failure in result.failures:
         out.print(f"[red]not built[/] {failure.variant}: {escape(failure.reason)}", soft_wrap=True)
+    for name, reason in result.no_board:
+        out.print(f"[yellow]no board of the fleet runs[/] {name}: {escape(reason)}", soft_wrap=True)
     found = len(result.variants) - len(result.made)
     out.print(f"{len(result.made)} built, {found} found, {len(result.failures)} failed.")
 

@@ -14,14 +14,12 @@ from edgedeploy.export.capture import CONVERTER_ERRORS, capture, explain, sample
 from edgedeploy.export.onnx_given import given
 from edgedeploy.export.shared import Written, size_note, tensor_names
 from edgedeploy.quiet import quiet
-from edgedeploy.records import Precision, Target
+from edgedeploy.records import ONNX_OPSET, Precision, Target
 from edgedeploy.task import OnnxSource, Task
 
 if TYPE_CHECKING:
     from torch import nn
 
-# Opset 18 in IR version 8 is read by every onnxruntime since 1.14, the last one for Python 3.7.
-_OPSET = 18
 _IR_VERSION = 8
 
 
@@ -117,7 +115,7 @@ def _convert(model: nn.Module, task: Task, batch: int | None = None) -> Any:
                 dynamo=True,
                 verbose=False,
                 external_data=False,
-                opset_version=_OPSET,
+                opset_version=ONNX_OPSET,
                 input_names=tensor_names("input", len(inputs)),
                 output_names=tensor_names("output", outputs),
             )

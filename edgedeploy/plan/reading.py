@@ -202,7 +202,11 @@ def _load_profile(path: Path) -> DeviceProfile:
         memory_bytes=document.memory_bytes,
         runtimes=tuple(
             RuntimeSupport(
-                r.name, r.format, tuple(r.precisions), tuple(Int8Preference(p.form, tuple(p.isa)) for p in r.int8)
+                r.name,
+                r.format,
+                tuple(r.precisions),
+                tuple(Int8Preference(p.form, tuple(p.isa)) for p in r.int8),
+                r.max_opset,
             )
             for r in document.runtime
         ),

@@ -1,6 +1,7 @@
 """The nouns of edgedeploy, in the standard library alone: whoever merely reads records needs nothing else."""
 
 from edgedeploy.records.asked import (
+    ONNX_OPSET,
     Calibration,
     CalibrationMethod,
     Format,
@@ -38,6 +39,7 @@ from edgedeploy.records.measured import (
 
 __all__ = [
     "CPU",
+    "ONNX_OPSET",
     "Accelerator",
     "Artifact",
     "Calibration",

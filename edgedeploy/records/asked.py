@@ -20,6 +20,11 @@ class Format(StrEnum):
     TFLITE = "tflite"
 
 
+# Every ONNX file is written in this opset: with IR version 8 it is read by every onnxruntime since 1.14, the last one
+# for Python 3.7.
+ONNX_OPSET = 18
+
+
 class Precision(StrEnum):
     """What a variant's weights and arithmetic were made, in one vocabulary for both formats.
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
-from edgedeploy.records.asked import Format, Int8Form, Precision, Target
+from edgedeploy.records.asked import ONNX_OPSET, Format, Int8Form, Precision, Target
 
 CPU = "cpu"  # the accelerator that every board has and no profile names
 
@@ -32,13 +32,20 @@ class Int8Preference:
 class RuntimeSupport:
     """An inference runtime that a kind of board can run, and the formats and precisions it takes there.
 
-    `int8` is in order of preference and empty where the format leaves no choice.
+    `int8` is in order of preference and empty where the format leaves no choice. `max_opset` is the last opset of ONNX
+    that it reads, None where that is no matter.
     """
 
     name: str
     format: Format
     precisions: tuple[Precision, ...]
     int8: tuple[Int8Preference, ...] = ()
+    max_opset: int | None = None
+
+    @property
+    def too_old(self) -> bool:
+        """Whether it was made before the opset in which ONNX files are written."""
+        return self.format is Format.ONNX and self.max_opset is not None and self.max_opset < ONNX_OPSET
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,10 +137,20 @@ class DeviceProfile:
 
     def can_run(self, target: Target) -> bool:
         """Whether some runtime of this kind of board takes the target's format and precision, in a form it wants."""
+        return not self.why_not(target)
+
+    def why_not(self, target: Target) -> str:
+        """Why this kind of board cannot run the target, or ""."""
+        fitting = [r for r in self.runtimes if r.format == target.format and target.precision in r.precisions]
+        if fitting and all(runtime.too_old for runtime in fitting):
+            newest = max(fitting, key=lambda runtime: runtime.max_opset or 0)
+            return (
+                f"its opset {ONNX_OPSET} is above {newest.max_opset}, the last that {newest.name} of {self.name} reads"
+            )
         forms = self.int8_forms(target.format)
-        if target.form is not None and forms and target.form not in forms:
-            return False
-        return any(r.format == target.format and target.precision in r.precisions for r in self.runtimes)
+        if not fitting or (target.form is not None and forms and target.form not in forms):
+            return f"no runtime of the profile {self.name} runs {target}"
+        return ""
 
     @property
     def accelerator_names(self) -> tuple[str, ...]:

@@ -11,9 +11,7 @@ def unfit(
     variant: Variant, report: Report | None, profile: DeviceProfile, device: str, accelerator: str = CPU
 ) -> str | None:
     """Why a variant cannot be ranked at all on this device, or None where it can."""
-    if not profile.can_run(variant.target):
-        return f"no runtime of the profile {profile.name} runs {variant.target}"
-    if why := profile.unfit(variant.target, accelerator):
+    if why := profile.why_not(variant.target) or profile.unfit(variant.target, accelerator):
         return why
     if report is None:
         on = "" if accelerator == CPU else f" --accelerator {accelerator}"

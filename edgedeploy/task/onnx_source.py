@@ -18,10 +18,9 @@ from typing import Any
 import numpy as np
 
 from edgedeploy.errors import PlanError
+from edgedeploy.records import ONNX_OPSET
 from edgedeploy.task.definition import Arrays
 
-# What the exporter writes too, so that a board's runtime that reads the one reads the other.
-OPSET = 18
 _IR_VERSION = 8
 
 _MAX_BYTES = 2**31 - 1  # what one protobuf message can hold
@@ -108,7 +107,8 @@ def clean(file: Path, example: Arrays) -> tuple[Any, int | None, list[Path]]:
     inputs = _varied(example, declared or 1)
     if not _alike(_run(_batch(proto, declared), inputs, "its clean copy"), _run(before, inputs, "it")):
         raise PlanError(
-            f"it computes something else when its opset is made {OPSET}; export it again with opset_version={OPSET}"
+            f"it computes something else when its opset is made {ONNX_OPSET}; "
+            f"export it again with opset_version={ONNX_OPSET}"
         )
     return (*_free_batch(proto, example, declared), files)
 
@@ -274,14 +274,14 @@ def _to_our_opset(proto: Any) -> Any:
     from onnx import version_converter
 
     found = next((entry.version for entry in proto.opset_import), 1)
-    if found == OPSET:
+    if found == ONNX_OPSET:
         return proto
     try:
-        return version_converter.convert_version(proto, OPSET)
+        return version_converter.convert_version(proto, ONNX_OPSET)
     except (version_converter.ConvertError, RuntimeError, ValueError) as error:
         said = " ".join(str(error).split())[:200]
         raise PlanError(
-            f"its opset {found} cannot be made {OPSET} ({said}); export it again with opset_version={OPSET}"
+            f"its opset {found} cannot be made {ONNX_OPSET} ({said}); export it again with opset_version={ONNX_OPSET}"
         ) from error
 
 

@@ -9,6 +9,7 @@ import onnx
 import pytest
 
 from edgedeploy import export, pipeline
+from edgedeploy.cli import main
 from edgedeploy.compress import FineTune, PruneMagnitude, apply_passes
 from edgedeploy.errors import CompressionError, ExportError, PlanError
 from edgedeploy.evaluate import evaluate_model
@@ -123,3 +124,46 @@ def test_the_whole_road_from_an_onnx_file(tmp_path: Path) -> None:
     assert pipeline.build(Project(tmp_path)).made == ("given-onnx-fp32",)
     with pytest.raises(PlanError, match="brings its own weights, so there is nothing to train"):
         pipeline.train(Project(tmp_path))
+
+
+FLEET = """
+[[device]]
+name = "here"
+profile = "old"
+address = "local:"
+"""
+
+OLD = """
+title = "A box of long ago"
+arch = "x86_64"
+memory_bytes = 1_000_000_000
+transports = ["local"]
+
+[[cpu]]
+core = "core"
+count = 1
+
+[[runtime]]
+name = "onnxruntime"
+format = "onnx"
+precisions = ["fp32"]
+max_opset = 17
+"""
+
+
+def test_a_build_that_no_board_of_the_fleet_can_run_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_task(tmp_path)
+    (tmp_path / "edgedeploy.toml").write_text(PLAN)
+    (tmp_path / "fleet.toml").write_text(FLEET)
+    (tmp_path / "device_profiles").mkdir()
+    (tmp_path / "device_profiles" / "old.toml").write_text(OLD)
+    save_onnx(tmp_path / "net.onnx")
+    assert main(["build", "-C", str(tmp_path)]) == 0
+    told = "its opset 18 is above 17, the last that onnxruntime of old reads"
+    assert f"no board of the fleet runs given-onnx-fp32: {told}" in capsys.readouterr().out
+    built = pipeline.build(Project(tmp_path))
+    assert built.no_board == (("given-onnx-fp32", told),)
+    [rejected] = pipeline.select(Project(tmp_path))[0].rejected
+    assert rejected.reason == told
+    (tmp_path / "device_profiles" / "old.toml").write_text(OLD.replace("17", "18"))
+    assert pipeline.build(Project(tmp_path)).no_board == ()

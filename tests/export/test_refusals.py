@@ -108,6 +108,21 @@ def test_an_input_that_the_net_ignores(tmp_path: Path) -> None:
         export.export(Ignores(torch.relu), ONNX, make_task(lambda: Ignores(torch.relu), (VALUES, VALUES)), tmp_path)
 
 
+@pytest.mark.parametrize("target", [ONNX, TFLITE], ids=str)
+def test_a_wrong_number_of_inputs(tmp_path: Path, target: Target) -> None:
+    message = refusal(Apply(torch.relu), target, tmp_path, VALUES, VALUES)
+    assert "raised TypeError on a batch of 16 from the selection split" in message
+    assert "2 positional arguments but 3 were given" in message
+
+
+@pytest.mark.parametrize("target", [ONNX, TFLITE], ids=str)
+def test_an_integer_beyond_the_embedding(tmp_path: Path, target: Target) -> None:
+    tokens = np.zeros((64, 3), np.int64)
+    tokens[2] = 9  # the selection split's first
+    message = refusal(nn.Sequential(nn.Embedding(9, 4), nn.Flatten()), target, tmp_path, tokens)
+    assert "raised IndexError on a batch of 16 from the selection split: index out of range" in message
+
+
 def test_a_file_that_crashes_its_runtime_does_not_take_us_along(
     make: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
