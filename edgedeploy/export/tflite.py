@@ -7,10 +7,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edgedeploy.errors import ExportError
+from edgedeploy.export import tflite_names
 from edgedeploy.export.capture import CONVERTER_ERRORS, capture, explain, exportable, first_line, sample
-from edgedeploy.export.flatbuffer import tidy
+from edgedeploy.export.flatbuffer import read, tidy
 from edgedeploy.export.shared import Written, size_note
-from edgedeploy.export.tflite_quantise import to_fp16, to_int8
+from edgedeploy.export.tflite_operators import notes, operator_uses
+from edgedeploy.export.tflite_quantise import quantise_named
+from edgedeploy.export.tflite_unrolling import refuse_long_recurrence
 from edgedeploy.quiet import quiet
 from edgedeploy.records import Precision, Target
 from edgedeploy.task import Task
@@ -26,27 +29,37 @@ def tools(precision: Precision) -> tuple[str, ...]:
 
 
 def convert(model: nn.Module, task: Task, path: Path, batch: int | None = None) -> None:
-    """Write the net in float32 to `path`, names included, for `batch` examples at once or one. Raises ExportError."""
+    """Write the net in float32 to `path`, names included, for `batch` examples at once or one; marks `model`.
+
+    Raises ExportError.
+    """
     _convert(model, task, path, batch or 1)
 
 
 def layers(source: Path) -> tuple[str, ...]:
-    """The layers of a converted file that hold weights, in its order."""
-    raise NotImplementedError(source)
+    """The layers of a converted file that hold weights, in its order, by their path in the net."""
+    return tflite_names.layers(read(source.read_bytes()))
 
 
-def quantise(source: Path, target: Target, task: Task, path: Path, keep_float: Collection[str]) -> Written:  # noqa: ARG001
+def outputs(source: Path) -> dict[str, str]:
+    """For each module of the net the tensor of a converted file that holds its output: see `tflite_names.outputs`."""
+    return tflite_names.outputs(read(source.read_bytes()))
+
+
+def quantise(source: Path, target: Target, task: Task, path: Path, keep_float: Collection[str]) -> Written:
     """Write a converted file to `path` as `target` says, but for the layers `keep_float`. Raises ExportError."""
-    notes: tuple[str, ...] = ()
-    content = tidy(source.read_bytes())
-    if target.precision is Precision.FP16:
-        content = tidy(to_fp16(source))
-    elif target.precision is Precision.INT8:
-        quantised, notes = to_int8(source, task, target.static_batch or 1)
-        float_bytes, content = len(content), tidy(quantised)
-        notes += size_note(len(content), float_bytes)
-    path.write_bytes(content)
-    return Written(notes)
+    content = source.read_bytes()
+    if target.precision is Precision.FP32:
+        path.write_bytes(tidy(content))
+        return Written(operators=operator_uses(read(content), target.precision, None))
+    model = read(content)
+    kept = tflite_names.keeping(keep_float, tflite_names.layers(model)) if keep_float else None
+    quantised = quantise_named(source, model, target, task, kept)
+    uses = operator_uses(read(quantised), target.precision, kept)
+    small, float_bytes = tidy(quantised), len(tidy(content))
+    path.write_bytes(small)
+    size = size_note(len(small), float_bytes) if target.precision is Precision.INT8 else ()
+    return Written((*notes(uses, target.precision), *size), uses)
 
 
 def describe(path: Path) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
@@ -76,6 +89,7 @@ def _tensor(detail: dict[str, Any]) -> dict[str, Any]:
 
 def _convert(model: nn.Module, task: Task, path: Path, batch: int) -> None:
     inputs = sample(task.example, batch)
+    refuse_long_recurrence(model, inputs)
     converter_errors: tuple[type[Exception], ...] = CONVERTER_ERRORS
     try:
         with quiet():
@@ -83,9 +97,11 @@ def _convert(model: nn.Module, task: Task, path: Path, batch: int) -> None:
             from litert_converter.mlir.ir import MLIRError
 
             converter_errors = (*CONVERTER_ERRORS, MLIRError)
+            tflite_names.mark(model)
             with exportable():
                 converted = litert_torch.convert(model, inputs)
             converted.export(str(path))
+            tflite_names.name_layers(path, model, inputs)
     except converter_errors as error:
         capture(model, inputs, dynamic_batch=False)  # says better what torch.export itself refuses
         raise explain(error, model, inputs, "TFLite") from error

@@ -1,25 +1,24 @@
-"""fp16 and static int8 for TFLite, with ranges from the calibration split."""
+"""What ai-edge-quantizer is asked to do for each precision of a TFLite file."""
 
 from __future__ import annotations
 
-from collections import Counter
+import re
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from edgedeploy.errors import ExportError
 from edgedeploy.export.capture import CONVERTER_ERRORS
-from edgedeploy.export.shared import calibration_examples
+from edgedeploy.export.flatbuffer import is_constant, operator_name
+from edgedeploy.export.tflite_ranges import statistics
 from edgedeploy.quiet import quiet
-from edgedeploy.records import Calibration
+from edgedeploy.records import Calibration, Precision, Target
 from edgedeploy.task import Task
 
 # Their variances and reciprocal roots span too many decades for eight bits: kept in float, a Transformer encoder
 # is no less exact and 1.7 times as fast as all integer.
-_NORMS = r"(?:Layer|Group|Instance|RMS)Norm"
+NORMS = r":(?:Layer|Group|Instance|RMS)Norm;"
 # Named one by one, because a matrix product fused into a norm bears the norm's name.
-_PARTS_OF_NORMS = (
+PARTS_OF_NORMS = (
     "ADD",
     "BROADCAST_TO",
     "DIV",
@@ -32,91 +31,92 @@ _PARTS_OF_NORMS = (
     "SUB",
     "SUM",
 )
+# XNNPACK takes neither in integers: in float all around them is one delegate's, and a Transformer encoder 2 to 4
+# times as fast and no larger.
+ATTENTION = ("BATCH_MATMUL", "SOFTMAX")
+# As dynamic int8 they take five times as long as in float on a small CNN: only their weights become integers.
+CONVOLUTIONS = ("CONV_2D", "DEPTHWISE_CONV_2D", "TRANSPOSE_CONV")
+
+_LEVELS = {Precision.INT8: 1 << 8, Precision.INT16X8: 1 << 16}
+_ACTIVATION_BITS = {Precision.INT8: 8, Precision.INT16X8: 16}
 
 
-def to_fp16(source: Path) -> bytes:
-    """Return the file with its weights as fp16; inputs, outputs and, on most CPUs, the arithmetic stay fp32."""
+def quantise_named(source: Path, model: Any, target: Target, task: Task, kept: str | None) -> bytes:
+    """Return the file `source`, whose object tree is `model`, as `target` says, with all names.
+
+    What `kept` fits stays in float. Raises ExportError.
+    """
     with quiet():
-        from ai_edge_quantizer import quantizer, recipe
-        from ai_edge_quantizer.recipe_manager import RecipeManager
+        from ai_edge_quantizer import quantizer
 
-        wanted = RecipeManager()
-        wanted.add_weight_only_config(
-            regex=".*",
-            operation_name=recipe.TFLOperationName.ALL_SUPPORTED,
-            num_bits=16,
-            algorithm_key=recipe.AlgorithmName.FLOAT_CASTING,
-        )
         try:
-            result = quantizer.Quantizer(str(source), wanted.get_quantization_recipe()).quantize()
+            seen = None
+            if target.precision.calibrated:
+                levels = _LEVELS[target.precision]
+                seen = statistics(source, model, task, target.calibration or Calibration(), levels)
+            wanted = _recipe(target.precision, kept, _constant_on_the_left(model))
+            result = quantizer.Quantizer(str(source), wanted.get_quantization_recipe()).quantize(seen)
         except CONVERTER_ERRORS as error:
-            raise ExportError(f"ai-edge-quantizer cannot halve the net: {type(error).__name__}: {error}") from error
+            raise ExportError(
+                f"ai-edge-quantizer cannot make the net {target.precision}: {type(error).__name__}: {error}"
+            ) from error
     return bytes(result.quantized_model)
 
 
-def to_int8(source: Path, task: Task, batch: int = 1) -> tuple[bytes, tuple[str, ...]]:
-    """Return the file as static int8, and notes on what stayed in float.
+def _recipe(precision: Precision, kept: str | None, left: str | None) -> Any:
+    """The rules of one precision, of which the last that fits an operator holds.
 
-    Inputs and outputs are int8 too: as fast as float ones on a CNN, faster on a Transformer encoder, and what
-    accelerators take. Raises ExportError.
+    `kept` fits what stays in float, `left` the products whose weights come first.
     """
-    with quiet():
-        from ai_edge_litert.tools import flatbuffer_utils
-        from ai_edge_quantizer import quantizer, recipe
-        from ai_edge_quantizer.recipe_manager import RecipeManager
+    from ai_edge_quantizer import recipe
+    from ai_edge_quantizer.recipe_manager import RecipeManager
 
-        wanted = RecipeManager()
-        operation = recipe.TFLOperationName
-        wanted.add_static_config(
-            regex=".*", operation_name=operation.ALL_SUPPORTED, activation_num_bits=8, weight_num_bits=8
+    operation, algorithm = recipe.TFLOperationName, recipe.AlgorithmName
+    rules = RecipeManager()
+    if precision is Precision.FP16:
+        rules.add_weight_only_config(".*", operation.ALL_SUPPORTED, num_bits=16, algorithm_key=algorithm.FLOAT_CASTING)
+    elif precision in (Precision.W8, Precision.W4):
+        rules.add_weight_only_config(".*", operation.ALL_SUPPORTED, num_bits=8)
+        if precision is Precision.W4:
+            # Another pattern for the same: rules of one pattern replace each other. What has no int4 keeps int8.
+            # One scale for each 32 weights would be finer, but LiteRT 2.3 fails on such products and answers wrongly
+            # for such tables; on six nets OCTAV and MSE were as often worse than the plain range as better.
+            rules.add_weight_only_config(".+", operation.ALL_SUPPORTED, num_bits=4)
+    elif precision is Precision.INT8_DYNAMIC:
+        rules.add_dynamic_config(".*", operation.ALL_SUPPORTED, num_bits=8)
+        for name in CONVOLUTIONS:
+            rules.add_weight_only_config(".+", _operation(name), num_bits=8)
+        if left is not None:  # the kernel takes the range of its first factor alone
+            rules.add_weight_only_config(left, operation.BATCH_MATMUL, num_bits=8)
+    else:
+        rules.add_static_config(
+            ".*", operation.ALL_SUPPORTED, activation_num_bits=_ACTIVATION_BITS[precision], weight_num_bits=8
         )
-        for name in _PARTS_OF_NORMS:
-            wanted.add_quantization_config(
-                regex=_NORMS, operation_name=operation(name), algorithm_key=recipe.AlgorithmName.NO_QUANTIZE
-            )
-        try:
-            ranges = _calibrate(source, wanted, task, batch)
-            result = quantizer.Quantizer(str(source), wanted.get_quantization_recipe()).quantize(ranges)
-        except CONVERTER_ERRORS as error:
-            raise ExportError(f"ai-edge-quantizer cannot quantise the net: {type(error).__name__}: {error}") from error
-        content = bytes(result.quantized_model)
-        return content, _notes(flatbuffer_utils.convert_bytearray_to_object(bytearray(content)))
+        for pattern, names in ((NORMS, PARTS_OF_NORMS), (".+", ("SOFTMAX",))):
+            for name in names:
+                rules.add_quantization_config(pattern, _operation(name), algorithm_key=algorithm.NO_QUANTIZE)
+        # Where one of its factors comes with the file, it is stored in integers all the same.
+        rules.add_weight_only_config(".+", operation.BATCH_MATMUL, num_bits=8)
+    if precision is not Precision.FP16:
+        # Its kernel reads the rows it needs as they are; a dequantised table would be the size of the float one.
+        rules.add_dynamic_config(".*;", operation.EMBEDDING_LOOKUP, num_bits=4 if precision is Precision.W4 else 8)
+    if kept is not None:
+        rules.add_quantization_config(kept, operation.ALL_SUPPORTED, algorithm_key=algorithm.NO_QUANTIZE)
+    return rules
 
 
-def _calibrate(source: Path, wanted: Any, task: Task, batch: int) -> Any:
-    from ai_edge_litert.interpreter import Interpreter
-    from ai_edge_quantizer.calibrator import Calibrator
-    from ai_edge_quantizer.utils.qsv_utils import min_max_update
-
-    ((signature, tensors),) = Interpreter(str(source)).get_signature_list().items()
-    names = sorted(tensors["inputs"], key=lambda name: int(name.rpartition("_")[2]))
-    kinds = {np.dtype(np.int64): np.int32, np.dtype(np.float64): np.float32}  # the file has no 64-bit inputs
-    examples = [
-        {name: array.astype(kinds.get(array.dtype, array.dtype)) for name, array in zip(names, example, strict=True)}
-        for example in calibration_examples(task, Calibration(), batch)
+def _constant_on_the_left(model: Any) -> str | None:
+    graph = model.subgraphs[0]
+    names = [
+        graph.tensors[operator.outputs[0]].name.decode()
+        for operator in graph.operators
+        if operator_name(model, operator) == "BATCH_MATMUL" and is_constant(model, graph, int(operator.inputs[0]))
     ]
-    # The default is a moving average of the ranges, which cuts off every outlier: eight times the error on a GRU.
-    calibrator = Calibrator(str(source), num_threads=1, qsv_update_func=min_max_update)
-    calibrator.calibrate({signature: examples}, wanted)
-    return calibrator.get_model_qsvs()
+    return f"^(?:{'|'.join(map(re.escape, names))});" if names else None
 
 
-def _notes(model: Any) -> tuple[str, ...]:
-    """Read off the file which operators still work in float."""
-    from ai_edge_litert import schema_py_generated as schema
+def _operation(name: str) -> Any:
+    """The quantiser's own name of an operator, which in one case is not the schema's."""
+    from ai_edge_quantizer import recipe
 
-    names = {value: name for name, value in vars(schema.BuiltinOperator).items() if not name.startswith("_")}
-    main = model.subgraphs[0]
-    floats: Counter[str] = Counter()
-    total = 0
-    for operator in main.operators:
-        code = model.operatorCodes[operator.opcodeIndex]
-        name = names[max(code.builtinCode, code.deprecatedBuiltinCode)]
-        if name in ("QUANTIZE", "DEQUANTIZE"):
-            continue
-        total += 1
-        floats[name] += main.tensors[operator.outputs[0]].type == schema.TensorType.FLOAT32
-    kept = sorted(name for name, count in floats.items() if count)
-    if not kept:
-        return ()
-    return (f"{floats.total()} of {total} operators kept in float: {', '.join(kept)}",)
+    return recipe.TFLOperationName({"TRANSPOSE_CONV": "CONV_2D_TRANSPOSE"}.get(name, name))

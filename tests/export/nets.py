@@ -71,6 +71,56 @@ class Transformer(nn.Module):
         return logits
 
 
+class Attention(nn.Module):
+    """Written by hand, as most are."""
+
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.query, self.key, self.value, self.out = (nn.Linear(width, width) for _ in range(4))
+
+    def forward(self, rows: torch.Tensor) -> torch.Tensor:
+        def split(values: torch.Tensor) -> torch.Tensor:
+            return values.reshape(*values.shape[:2], self.heads, -1).transpose(1, 2)
+
+        query, key, value = split(self.query(rows)), split(self.key(rows)), split(self.value(rows))
+        weights = torch.softmax(query @ key.transpose(-1, -2) / query.shape[-1] ** 0.5, dim=-1)
+        mixed: torch.Tensor = self.out((weights @ value).transpose(1, 2).flatten(2))
+        return mixed
+
+
+class Block(nn.Module):
+    """Attention and a small perceptron, each beside a way around it."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(width)
+        self.attention = Attention(width, 4)
+        self.mlp = nn.Sequential(nn.Linear(width, 2 * width), nn.GELU(), nn.Linear(2 * width, width))
+
+    def forward(self, rows: torch.Tensor) -> torch.Tensor:
+        rows = rows + self.attention(self.norm(rows))
+        result: torch.Tensor = rows + self.mlp(rows)
+        return result
+
+
+class Tokens(nn.Module):
+    """Looks up each grey value in a table and attends over the rows of the image."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed = nn.Embedding(17, 4)
+        self.blocks = nn.ModuleList([Block(32)])
+        self.head = nn.Linear(8 * 32, 10)
+
+    def forward(self, tokens: torch.Tensor) -> torch.Tensor:
+        rows = self.embed(tokens).flatten(2)
+        for block in self.blocks:
+            rows = block(rows)
+        logits: torch.Tensor = self.head(rows.flatten(1))
+        return logits
+
+
 def accuracy(outputs: Arrays, targets: np.ndarray) -> np.ndarray:
     right: np.ndarray = outputs[0].argmax(axis=1) == targets
     return right.astype(np.float64)
@@ -108,6 +158,13 @@ def digits_task(model: Callable[[], nn.Module]) -> Task:
 
     digits = load_digits()
     return make_task(model, ((digits.images / 16).astype(np.float32),), digits.target.astype(np.int64))
+
+
+def tokens_task() -> Task:
+    from sklearn.datasets import load_digits
+
+    digits = load_digits()
+    return make_task(Tokens, (digits.images.astype(np.int64),), digits.target.astype(np.int64))
 
 
 def train(task: Task, epochs: int = 12) -> nn.Module:

@@ -23,8 +23,7 @@ from tests.export.conftest import FAMILIES, Make, Trained
 
 pytestmark = pytest.mark.builds
 
-PRECISIONS = {Format.ONNX: tuple(Precision), Format.TFLITE: (Precision.FP32, Precision.FP16, Precision.INT8)}
-TARGETS = [Target(file_format, precision) for file_format in Format for precision in PRECISIONS[file_format]]
+TARGETS = [Target(file_format, precision) for file_format in Format for precision in Precision]
 every_case = pytest.mark.parametrize(
     ("family", "target"),
     [pytest.param(family, target, id=f"{family}-{target}") for family in FAMILIES for target in TARGETS],
@@ -82,7 +81,7 @@ def test_what_travels_with_the_file_is_true(make: Make, family: str, target: Tar
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-@pytest.mark.parametrize("precision", PRECISIONS[Format.ONNX])
+@pytest.mark.parametrize("precision", Precision)
 def test_an_onnx_file_takes_any_batch(make: Make, family: str, precision: Precision) -> None:
     # Exported from one example, recurrent nets and Transformers silently come out for a batch of one.
     case = make(family, Target(Format.ONNX, precision))

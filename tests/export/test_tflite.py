@@ -24,7 +24,7 @@ def target(precision: Precision) -> Target:
     return Target(Format.TFLITE, precision)
 
 
-@pytest.mark.parametrize("precision", [Precision.FP32, Precision.FP16, Precision.INT8])
+@pytest.mark.parametrize("precision", Precision)
 def test_only_inputs_and_outputs_keep_a_name(make: Make, precision: Precision) -> None:
     content = make("transformer", target(precision)).exported.path.read_bytes()
     model = flatbuffer_utils.convert_bytearray_to_object(bytearray(content))
@@ -63,8 +63,10 @@ class Many(nn.Module):
         return (*(result * factor for factor in range(1, 12)), values - 1.0)
 
 
-@pytest.mark.parametrize("precision", [Precision.FP32, Precision.INT8])
-@pytest.mark.parametrize("file_format", Format)
+@pytest.mark.parametrize(
+    ("file_format", "precision"),
+    [(Format.ONNX, Precision.FP32), (Format.ONNX, Precision.INT8)] + [(Format.TFLITE, p) for p in Precision],
+)
 def test_many_inputs_and_outputs_keep_their_order(tmp_path: Path, file_format: Format, precision: Precision) -> None:
     torch.manual_seed(0)
     generator = np.random.default_rng(0)
@@ -74,7 +76,7 @@ def test_many_inputs_and_outputs_keep_their_order(tmp_path: Path, file_format: F
     assert [tensor["name"] for tensor in exported.contract["inputs"]] == ["input_0", "input_1"]
     assert [tensor["name"] for tensor in exported.contract["outputs"]] == [f"output_{i}" for i in range(12)]
     assert [tensor["shape"][1:] for tensor in exported.contract["outputs"]] == [[3]] * 11 + [[8]]
-    assert export.check_parity(exported, wanted, task).relative_rms_error < 0.05
+    assert export.check_parity(exported, wanted, task).relative_rms_error < (0.1 if precision is Precision.W4 else 0.05)
     # Two of them exchanged would not have gone unnoticed.
     outputs = exported.contract["outputs"]
     outputs[2], outputs[10] = outputs[10], outputs[2]

@@ -110,7 +110,7 @@ def tflite_dense(int8: bool = False, custom: str | None = None, int16: bool = Fa
     `int16` quantises the weights to 8 bits and x and y to 16.
     """
     int8 = int8 or int16
-    import flatbuffers  # type: ignore[import-untyped]
+    import flatbuffers
     from ai_edge_litert import schema_py_generated as schema
 
     model = schema.ModelT()

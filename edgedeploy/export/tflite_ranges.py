@@ -1,0 +1,90 @@
+"""The ranges of activations that a static TFLite file needs, seen once on the float file."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from edgedeploy.export.calibration import Observed, calibration_inputs, ranges_of
+from edgedeploy.export.flatbuffer import FLOAT32, is_constant, position
+from edgedeploy.export.tflite_names import weight_index
+from edgedeploy.quiet import quiet
+from edgedeploy.records import Calibration
+from edgedeploy.task import Task
+
+# What stands for minus infinity in a mask of attention says nothing of the range of the rest.
+_MASK = 3e38
+
+
+def statistics(
+    source: Path, model: Any, task: Task, calibration: Calibration, levels: int
+) -> dict[str, dict[str, np.ndarray]]:
+    """What ai-edge-quantizer wants to know of each activation of `source`, whose object tree is `model`.
+
+    Its own calibrator takes moving averages by default, which cut off every outlier: eight times the error on a GRU.
+    """
+    found = dict(ranges_of(source, calibration, levels, lambda: _observe(source, model, task, calibration)))
+    for names in _meeting_the_same_weights(model):
+        found |= dict.fromkeys(names, (min(found[name][0] for name in names), max(found[name][1] for name in names)))
+    dimensions = {tensor.name.decode(): len(tensor.shape) for tensor in model.subgraphs[0].tensors}
+    for name, (low, high) in found.items():
+        if low == high:
+            # Any scale holds a tensor of zeros; with the smallest, the biases it is multiplied with would overflow.
+            found[name] = (low, low + 1.0)
+    return {
+        name: {"min": np.full((1,) * dimensions[name], low), "max": np.full((1,) * dimensions[name], high)}
+        for name, (low, high) in found.items()
+    }
+
+
+def _meeting_the_same_weights(model: Any) -> Iterator[list[str]]:
+    """The activations that one layer's weights meet in turn, as the states of an unrolled recurrent net.
+
+    With one range for all, the biases, whose scale is that of the weights times that of the input, are the same.
+    """
+    graph = model.subgraphs[0]
+    groups: dict[int, list[str]] = {}
+    for operator in graph.operators:
+        weights = weight_index(model, graph, operator)
+        data = [index for index in operator.inputs if index >= 0 and not is_constant(model, graph, index)]
+        if weights is not None and graph.tensors[data[0]].type == FLOAT32:
+            groups.setdefault(weights, []).append(graph.tensors[data[0]].name.decode())
+    return (names for names in groups.values() if len(names) > 1)
+
+
+def _observe(source: Path, model: Any, task: Task, calibration: Calibration) -> Iterator[tuple[str, Observed]]:
+    from ai_edge_litert.interpreter import Interpreter, OpResolverType
+
+    graph = model.subgraphs[0]
+    observed = {
+        index: Observed(tensor.name.decode(), calibration)
+        for index, tensor in enumerate(graph.tensors)
+        if tensor.type == FLOAT32 and not is_constant(model, graph, index)
+    }
+    with quiet():
+        # A delegate would keep what is inside of it to itself.
+        interpreter = Interpreter(
+            str(source),
+            num_threads=1,
+            experimental_op_resolver_type=OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES,
+            experimental_preserve_all_tensors=True,
+        )
+        interpreter.allocate_tensors()
+        details = {detail["index"]: detail for detail in interpreter.get_input_details()}
+        entries = sorted(model.signatureDefs[0].inputs, key=position)
+        inputs = calibration_inputs(task, calibration)
+        for example in range(len(inputs[0])):
+            for entry, array in zip(entries, inputs, strict=True):
+                index = int(entry.tensorIndex)
+                # A file that takes several at once gets one several times over, which changes no range.
+                values = np.repeat(array[example : example + 1], details[index]["shape"][0], axis=0)
+                interpreter.set_tensor(index, values.astype(details[index]["dtype"]))
+            interpreter.invoke()
+            for index, tensor in observed.items():
+                values = interpreter.get_tensor(index)
+                tensor.see(values[~(np.abs(values) > _MASK)])
+    for index, tensor in observed.items():
+        yield graph.tensors[index].name.decode(), tensor
