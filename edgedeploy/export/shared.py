@@ -1,13 +1,10 @@
-"""What the formats have in common: names of tensors, examples to calibrate on, what is said of a size."""
+"""What the formats have in common: names of tensors, what is said of a file that was written and of its size."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-import numpy as np
-
-from edgedeploy.records import Calibration, OperatorUse
-from edgedeploy.task import Arrays, Task
+from edgedeploy.records import OperatorUse
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,16 +18,6 @@ class Written:
 def tensor_names(kind: str, count: int) -> list[str]:
     """`input` for one, `input_0`, `input_1`, ... for several."""
     return [kind] if count == 1 else [f"{kind}_{index}" for index in range(count)]
-
-
-def calibration_examples(task: Task, calibration: Calibration, batch: int = 1) -> list[Arrays]:
-    """As many examples of the calibration split as asked for, evenly spread.
-
-    Each with a batch axis of one, or `batch` times over, which changes no range, for a file that takes so many.
-    """
-    total = len(task.calibration)
-    chosen = np.unique(np.linspace(0, total - 1, min(total, calibration.examples)).astype(int))
-    return [tuple(np.repeat(array[i : i + 1], batch, axis=0) for array in task.calibration.inputs) for i in chosen]
 
 
 def size_note(int8_bytes: int, float_bytes: int) -> tuple[str, ...]:

@@ -60,8 +60,10 @@ def name_layers(file: Path, net: nn.Module, inputs: tuple[torch.Tensor, ...]) ->
             of_constants = _marks(graph, [i for i in operator.inputs if is_constant(model, graph, i)])
             made_by = max(marks or of_constants, key=lambda found: returned.get(found[0], -1), default=(ROOT, "Module"))
             parts = [made_by]
-            if weight_index(model, graph, operator) is not None:
+            weights = weight_index(model, graph, operator)
+            if weights is not None:
                 owner = next((found for found in (*marks, *of_constants) if found[0] in weighted), made_by)
+                owner = _uncalled(net, owner, returned, model.buffers[graph.tensors[weights].buffer].data) or owner
                 parts += [owner] if owner != made_by else []
             for index in operator.outputs:
                 graph.tensors[index].name = ";".join(
@@ -129,6 +131,16 @@ def _marks(graph: Any, indices: Collection[int]) -> list[tuple[str, str]]:
 def _holds_weights(module: nn.Module) -> bool:
     own = (*module.parameters(recurse=False), *module.buffers(recurse=False))
     return any(tensor.ndim > 1 for tensor in own)
+
+
+def _uncalled(net: nn.Module, owner: tuple[str, str], returned: Collection[str], data: Any) -> tuple[str, str] | None:
+    """The layer in `owner` that holds these weights and is never called, as the last one of torch's own attention."""
+    for path, module in net.named_modules():
+        if path.startswith(f"{owner[0]}.") and path not in returned:
+            tensors = (tensor for tensor in module.parameters(recurse=False) if tensor.ndim > 1)
+            if any(tensor.detach().numpy().tobytes() == bytes(data) for tensor in tensors):
+                return path, type(module).__name__
+    return None
 
 
 def _order_of_return(net: nn.Module, inputs: tuple[torch.Tensor, ...]) -> dict[str, int]:
