@@ -16,7 +16,7 @@ from tests.build.nets import LAYERS, copies
 pytestmark = pytest.mark.builds
 
 
-@pytest.mark.parametrize("file_format", [Format.ONNX])
+@pytest.mark.parametrize("file_format", Format)
 def test_the_layer_that_eight_bits_ruin_is_given_back(tmp_path: Path, file_format: Format) -> None:
     net, task = copies("second")
     float_file = export.convert(net, file_format, task, tmp_path)
