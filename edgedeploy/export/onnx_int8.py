@@ -18,6 +18,8 @@ from edgedeploy.quiet import quiet
 from edgedeploy.records import Calibration, Int8Form, Precision, Target
 from edgedeploy.task import Task
 
+# vpmaddubsw adds two products of 8 by 8 bits in 16, saturating: 2 x 255 x 64 fits, 2 x 255 x 127 does not.
+_SEVEN_BITS = 127 / 64
 # What a Cast or a Mul, its names and its constant take in the file.
 _NODE_BYTES = 40
 
@@ -28,7 +30,7 @@ def quantise(proto: Any, source: Path, target: Target, task: Task, keep_float: C
     wide = target.precision is Precision.INT16X8
     graph = proto.graph
     same = pool_globally(graph)
-    if form is Int8Form.U8S8 and not wide:
+    if form in (Int8Form.U8S8, Int8Form.U8S7) and not wide:
         same |= fold_stem(graph)
     # All that could ever be asked for, so that one calibration does for whatever is kept in float.
     touched = {name for node in integer_nodes(graph, ()) for name in (*node.input, *node.output)}
@@ -72,13 +74,13 @@ def _with_pairs(proto: Any, nodes: list[str], ranges: dict[str, Any], form: Int8
     from onnxruntime.quantization.qdq_quantizer import QDQQuantizer
     from onnxruntime.quantization.quant_utils import save_and_reload_model_with_shape_infer
 
-    unsigned = form in (Int8Form.U8S8, Int8Form.U8U8)
+    unsigned = form in (Int8Form.U8S8, Int8Form.U8S7, Int8Form.U8U8)
     narrow_type = QuantType.QUInt8 if unsigned else QuantType.QInt8
     wide_type = QuantType.QUInt16 if unsigned else QuantType.QInt16
     weight_type = QuantType.QUInt8 if form is Int8Form.U8U8 else QuantType.QInt8
     options = {
         "ActivationSymmetric": form is Int8Form.S8S8_SYMMETRIC,
-        "TensorQuantOverrides": _steps(proto.graph, nodes, weight_type),
+        "TensorQuantOverrides": _steps(proto.graph, nodes, weight_type, _SEVEN_BITS if form is Int8Form.U8S7 else 1.0),
     }
     seen = {name: tuple(np.array(end, np.float32) for end in ends) for name, ends in ranges.items()}
     types = sorted({node.op_type for node in proto.graph.node})
@@ -91,8 +93,8 @@ def _with_pairs(proto: Any, nodes: list[str], ranges: dict[str, Any], form: Int8
     return quantiser.model.model
 
 
-def _steps(graph: Any, nodes: Collection[str], weight_type: Any) -> dict[str, list[dict[str, Any]]]:
-    """Our own scale for each channel of each weight, in the words of onnxruntime's quantiser."""
+def _steps(graph: Any, nodes: Collection[str], weight_type: Any, widen: float) -> dict[str, list[dict[str, Any]]]:
+    """Our own scale for each channel of each weight, `widen` times that of eight bits, as onnxruntime takes them."""
     from onnxruntime.quantization import QuantType
 
     constants = Constants(graph)
@@ -100,7 +102,8 @@ def _steps(graph: Any, nodes: Collection[str], weight_type: Any) -> dict[str, li
     found = {}
     for weight in weights(graph):
         if weight.node.name in nodes:
-            steps = onnx_weights.in_eight_bits(constants[weight.name], weight.axis).steps.ravel().astype(np.float32)
+            eight = onnx_weights.in_eight_bits(constants[weight.name], weight.axis).steps.ravel()
+            steps = (eight * widen).astype(np.float32)
             found[weight.name] = [
                 {"quant_type": weight_type, "axis": weight.axis, "scale": step, "zero_point": zero} for step in steps
             ]

@@ -49,11 +49,13 @@ class Precision(StrEnum):
 class Int8Form(StrEnum):
     """How a static int8 file encodes activations, then weights: unsigned or signed, with a zero point or symmetric.
 
-    Weights are symmetric and per output channel, but for U8U8, whose weights have a zero point. S8S8_SYMMETRIC has
-    no zero point at all. TFLite knows one form alone, signed with a zero point.
+    Weights are symmetric and per output channel, but for U8U8, whose weights have a zero point. U8S7 is U8S8 with
+    weights of seven bits, of which no two products overflow sixteen bits. S8S8_SYMMETRIC has no zero point at all.
+    TFLite knows one form alone, signed with a zero point.
     """
 
     U8S8 = "u8s8"
+    U8S7 = "u8s7"
     U8U8 = "u8u8"
     S8S8 = "s8s8"
     S8S8_SYMMETRIC = "s8s8-symmetric"

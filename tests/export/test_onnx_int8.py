@@ -32,6 +32,7 @@ INT8 = Target(Format.ONNX, Precision.INT8)
 FORMS = {form: Target(Format.ONNX, Precision.INT8, form) for form in Int8Form}
 ACTIVATIONS = {
     Int8Form.U8S8: TensorProto.UINT8,
+    Int8Form.U8S7: TensorProto.UINT8,
     Int8Form.U8U8: TensorProto.UINT8,
     Int8Form.S8S8: TensorProto.INT8,
     Int8Form.S8S8_SYMMETRIC: TensorProto.INT8,
@@ -71,7 +72,7 @@ def test_each_form_is_encoded_as_it_says(make: Make, form: Int8Form) -> None:
     if form is Int8Form.S8S8_SYMMETRIC:
         assert not any(zero.any() for zero in activations)
     else:  # what a Relu gives starts at the lowest code
-        assert {int(zero) for zero in activations} >= {0 if form in (Int8Form.U8S8, Int8Form.U8U8) else -128}
+        assert {int(zero) for zero in activations} >= {0 if ACTIVATIONS[form] == TensorProto.UINT8 else -128}
     weights = [
         node
         for node in graph.node
@@ -84,6 +85,8 @@ def test_each_form_is_encoded_as_it_says(make: Make, form: Int8Form) -> None:
     for node in weights:  # one scale for each output channel
         step = node.input[1] if node.input[1] in known else made_by[node.input[1]].input[0]
         assert known[step].shape == (known[node.input[0]].shape[0],)
+        most = np.abs(known[node.input[0]].astype(int) - (128 if form is Int8Form.U8U8 else 0)).max()
+        assert most == (64 if form is Int8Form.U8S7 else 127)
         zeros = known[node.input[2]] if len(node.input) > 2 and node.input[2] else np.zeros(1)
         assert set(zeros.ravel().tolist()) == {128 if form is Int8Form.U8U8 else 0}
 
