@@ -8,9 +8,8 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
-from edgedeploy.errors import ExportError
 from edgedeploy.export.onnx_graph import layer_of, weights
-from edgedeploy.quiet import quiet
+from edgedeploy.export.onnx_session import open_session, told
 from edgedeploy.records import OperatorUse, Precision
 
 # They move values about, or are the price of the rest.
@@ -111,19 +110,10 @@ def _why(name: str, precision: Precision) -> str:
 
 def _optimised(proto: Any) -> Any:
     import onnx
-    import onnxruntime
 
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = options.inter_op_num_threads = 1
-    options.log_severity_level = 3
-    with tempfile.TemporaryDirectory() as folder, quiet():
+    with tempfile.TemporaryDirectory() as folder, told("load the exported file"):
         path = Path(folder) / "optimised.onnx"
-        options.optimized_model_filepath = str(path)
-        try:
-            onnxruntime.InferenceSession(proto.SerializeToString(), options, providers=["CPUExecutionProvider"])
-        except Exception as error:
-            # onnxruntime's exceptions have no base of their own.
-            raise ExportError(f"its own runtime refuses the exported file: {str(error).splitlines()[0]}") from error
+        open_session(proto, path)
         return onnx.load(path)
 
 

@@ -8,10 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from edgedeploy.errors import ExportError
 from edgedeploy.export.calibration import Observed, Range, calibration_inputs, ranges_of
+from edgedeploy.export.onnx_session import open_session, told
 from edgedeploy.export.shared import tensor_names
-from edgedeploy.quiet import quiet
 from edgedeploy.records import Calibration
 from edgedeploy.task import Task
 
@@ -31,24 +30,15 @@ def _observe(
     source: Path, wanted: Collection[str], task: Task, calibration: Calibration
 ) -> Iterator[tuple[str, Observed]]:
     import onnx
-    import onnxruntime
 
     proto = onnx.load(source)
     names = [name for name in _float_tensors(proto) if name in wanted]
     entries = {value.name for value in proto.graph.input}
     given = {value.name for value in proto.graph.output}
     proto.graph.output.extend(onnx.ValueInfoProto(name=name) for name in names if name not in entries | given)
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = options.inter_op_num_threads = 1  # the same sums on every machine
-    options.log_severity_level = 3
-    try:
-        with quiet():
-            session = onnxruntime.InferenceSession(
-                proto.SerializeToString(), options, providers=["CPUExecutionProvider"]
-            )
-    except Exception as error:
-        # onnxruntime's exceptions have no base of their own.
-        raise ExportError(f"onnxruntime cannot run the float file to calibrate it: {error}") from error
+    doing = "run the float file on the calibration split"
+    with told(doing):
+        session = open_session(proto)
     observed = {name: Observed(name, calibration) for name in names}
     inputs = dict(zip(tensor_names("input", len(task.example)), calibration_inputs(task, calibration), strict=True))
     inner = [name for name in names if name not in entries]
@@ -59,7 +49,8 @@ def _observe(
         batch = {name: array[start : start + size] for name, array in inputs.items()}
         if fixed:  # an example twice changes no range
             batch = {name: np.resize(array, (fixed, *array.shape[1:])) for name, array in batch.items()}
-        values = dict(zip(inner, session.run(inner, batch), strict=True))
+        with told(doing):
+            values = dict(zip(inner, session.run(inner, batch), strict=True))
         for name, one in observed.items():
             one.see(batch[name] if name in entries else values[name])
         start += size

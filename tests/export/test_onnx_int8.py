@@ -20,6 +20,7 @@ from edgedeploy.errors import ExportError
 from edgedeploy.evaluate import drop, evaluate, evaluate_model
 from edgedeploy.export import onnx_ranges
 from edgedeploy.export.onnx_places import fold_stem, pool_globally
+from edgedeploy.export.onnx_session import open_session, told
 from edgedeploy.export.parity import relative_rms_error
 from edgedeploy.exported_file import run_exported
 from edgedeploy.records import Calibration, Format, Int8Form, Precision, Target
@@ -287,3 +288,13 @@ def test_a_static_batch_is_calibrated_as_a_free_one(tmp_path: Path, batch: int) 
         [seen] = folder.glob("*.json")
         ranges.append(seen.read_text("utf-8"))
     assert ranges[0] == ranges[1]
+
+
+def test_what_onnxruntime_refuses_is_told_in_one_sentence() -> None:
+    model = convolution(3, [1, 1, 1, 1])
+    model.graph.node[0].input[1] = "nowhere"
+    with (
+        pytest.raises(ExportError, match=r"onnxruntime cannot load the exported file: .*nowhere"),
+        told("load the exported file"),
+    ):
+        open_session(model)
