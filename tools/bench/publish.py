@@ -21,18 +21,22 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 
+# What decides how fast int8 is.
+_INTEGER_FLAGS = ("avx2", "avx_vnni", "avx512_vnni", "amx_int8", "asimddp", "i8mm")
+
+
 def machine() -> str:
-    """Describe the machine in one line: processor, cores, kernel, Python."""
+    """Describe the machine in one line: processor, its instructions for integers, cores, kernel, Python."""
     try:
         cpuinfo = Path("/proc/cpuinfo").read_text("utf-8", "replace")
     except OSError:
         cpuinfo = ""
     model = re.search(r"^(?:model name|Model)\s*:\s*(.+)$", cpuinfo, re.MULTILINE)
+    flags = re.search(r"^(?:flags|Features)\s*:\s*(.+)$", cpuinfo, re.MULTILINE)
+    integers = [flag for flag in _INTEGER_FLAGS if flags and flag in flags[1].split()]
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return (
-        f"{model[1].strip() if model else platform.machine()}, {cores} cores, "
-        f"{platform.system()} {platform.machine()}, Python {platform.python_version()}"
-    )
+    name = ", ".join((model[1].strip() if model else platform.machine(), *integers))
+    return f"{name}, {cores} cores, {platform.system()} {platform.machine()}, Python {platform.python_version()}"
 
 
 def versions(distributions: Sequence[str]) -> str:
