@@ -14,7 +14,7 @@ import numpy as np
 from edgedeploy import export
 from edgedeploy.compress import PASSES, apply_passes
 from edgedeploy.errors import CompressionError, ExportError
-from edgedeploy.export.shared import calibration_examples
+from edgedeploy.export.calibration import calibration_inputs
 from edgedeploy.records import Calibration, Format, Int8Form, Precision, Target
 from tools.bench import environments
 from tools.bench.environments import PeerFailed
@@ -110,8 +110,7 @@ def of_peers(subject: Subject, base: Contender, folder: Path) -> list[Contender]
     assert base.path is not None
     folder.mkdir(parents=True)
     data = folder / "data.npz"
-    examples = [inputs[0] for inputs in calibration_examples(subject.task, Calibration())]
-    np.savez(data, calibration=np.concatenate(examples))
+    np.savez(data, calibration=calibration_inputs(subject.task, Calibration())[0])
     source = _named(base.path, folder / "float.onnx")
     return list(
         chain.from_iterable(
