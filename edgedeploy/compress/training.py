@@ -6,7 +6,7 @@ import math
 import os
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
@@ -22,17 +22,15 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, slots=True)
-class FineTune:
-    """Train on the training split alone and keep the last epoch: selection and test data stay unseen.
+class Training:
+    """How a net is trained: on the training split alone, keeping the last epoch; selection and test data stay unseen.
 
     `learning_rate` is the first and highest one; "cosine" lets it fall to zero over all steps, "constant" keeps
     it. "sgd" runs with Nesterov momentum 0.9. `threads` is part of what is asked for because sums come out in
     another order with another number; more than one pays for large nets only.
     """
 
-    kind: ClassVar[str] = "fine-tune"
-    version: ClassVar[int] = 1
-    tools: ClassVar[tuple[str, ...]] = ("torch",)
+    kind: ClassVar[str]
 
     epochs: int
     learning_rate: float = 1e-3
@@ -57,10 +55,19 @@ class FineTune:
             if getattr(self, name) not in known:
                 raise ValueError(f"{name} is {getattr(self, name)!r}; it must be {' or '.join(known)}")
 
+
+@dataclass(frozen=True, slots=True)
+class FineTune(Training):
+    """Train the net as it stands; see `Training`. Zeros of an earlier prune-magnitude stay zeros."""
+
+    kind: ClassVar[str] = "fine-tune"
+    version: ClassVar[int] = 1
+    tools: ClassVar[tuple[str, ...]] = ("torch",)
+
     def apply(self, model: nn.Module, task: Task) -> nn.Module:
         """Train the net in place; weights held at zero stay there. Raises CompressionError when it diverges."""
-        with _reproducible(self):
-            _train(model, task, self, lambda _: None)
+        with reproducible(self):
+            train(model, task, self)
         return model
 
 
@@ -71,9 +78,9 @@ def train_from_scratch(
 
     The factory's start depends on the seed too. Raises PlanError or CompressionError.
     """
-    with _reproducible(settings):
+    with reproducible(settings):
         model = task.model()
-        _train(model, task, settings, on_epoch)
+        train(model, task, settings, on_epoch)
     return {name: value.detach().clone() for name, value in model.state_dict().items()}
 
 
@@ -102,7 +109,7 @@ def save_weights(state: Mapping[str, torch.Tensor], file: Path) -> None:
 
 
 @contextmanager
-def _reproducible(settings: FineTune) -> Iterator[None]:
+def reproducible(settings: Training) -> Iterator[None]:
     """Seed and thread count as the settings say, and as they were before once the block ends."""
     import torch
 
@@ -116,7 +123,18 @@ def _reproducible(settings: FineTune) -> Iterator[None]:
         torch.set_num_threads(threads)
 
 
-def _train(model: nn.Module, task: Task, settings: FineTune, on_epoch: Callable[[str], None]) -> None:
+def train(
+    model: nn.Module,
+    task: Task,
+    settings: Training,
+    on_epoch: Callable[[str], None] = lambda _: None,
+    around_pass: Callable[[float], AbstractContextManager[None]] = lambda _: nullcontext(),
+) -> None:
+    """Train the net in place and leave it in eval mode; zeros that masks hold stay.
+
+    Each forward and backward pass runs inside `around_pass(progress)`, progress from 0 to below 1, the optimiser's
+    step outside: there a pass may put other weights in for the while. Raises CompressionError when it diverges.
+    """
     import torch
 
     inputs = [torch.from_numpy(array) for array in task.train.inputs]
@@ -130,24 +148,26 @@ def _train(model: nn.Module, task: Task, settings: FineTune, on_epoch: Callable[
     for epoch in range(1, settings.epochs + 1):
         total = 0.0
         for chosen in torch.split(torch.randperm(len(targets), generator=shuffle), settings.batch_size):
+            progress = step / (batches * settings.epochs)
             for group in optimiser.param_groups:
-                group["lr"] = _learning_rate(settings, step / (batches * settings.epochs))
+                group["lr"] = _learning_rate(settings, progress)
             step += 1
             if len(chosen) == 1 and batches > 1:
                 continue  # batch normalisation has no variance to work with
             optimiser.zero_grad()
             try:
-                loss = loss_of(model(*(array[chosen] for array in inputs)), targets[chosen])
-                loss.backward()  # type: ignore[no-untyped-call]
+                with around_pass(progress):
+                    loss = loss_of(model(*(array[chosen] for array in inputs)), targets[chosen])
+                    loss.backward()  # type: ignore[no-untyped-call]
             except (RuntimeError, ValueError, IndexError, TypeError) as error:
                 message = " ".join(str(error).split())[:300]
                 raise CompressionError(
-                    f"fine-tune: a training step raised {type(error).__name__}: {message}; "
+                    f"{settings.kind}: a training step raised {type(error).__name__}: {message}; "
                     "check that the net, the targets and the loss fit together"
                 ) from error
             if not math.isfinite(value := float(loss.detach())):
                 raise CompressionError(
-                    f"fine-tune: the loss became {value} in epoch {epoch}; "
+                    f"{settings.kind}: the loss became {value} in epoch {epoch}; "
                     f"lower learning_rate (now {settings.learning_rate})"
                 )
             optimiser.step()
@@ -157,12 +177,12 @@ def _train(model: nn.Module, task: Task, settings: FineTune, on_epoch: Callable[
     model.eval()
 
 
-def _optimiser(model: nn.Module, settings: FineTune) -> torch.optim.Optimizer:
+def _optimiser(model: nn.Module, settings: Training) -> torch.optim.Optimizer:
     import torch
 
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
     if not parameters:
-        raise CompressionError("fine-tune: the net has no parameter that can be trained")
+        raise CompressionError(f"{settings.kind}: the net has no parameter that can be trained")
     decayed = [p for p in parameters if p.ndim >= 2]
     plain = [p for p in parameters if p.ndim < 2]  # decay of biases and normalisation only does harm
     groups = [{"params": decayed, "weight_decay": settings.weight_decay}, {"params": plain, "weight_decay": 0.0}]
@@ -171,7 +191,7 @@ def _optimiser(model: nn.Module, settings: FineTune) -> torch.optim.Optimizer:
     return torch.optim.AdamW(groups, lr=settings.learning_rate)
 
 
-def _learning_rate(settings: FineTune, progress: float) -> float:
+def _learning_rate(settings: Training, progress: float) -> float:
     if settings.schedule == "constant":
         return settings.learning_rate
     return settings.learning_rate * 0.5 * (1 + math.cos(math.pi * progress))
