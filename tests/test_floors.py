@@ -21,7 +21,7 @@ FLOORS: tuple[frozenset[str], ...] = tuple(
         "lab",
         "build profiling deploy project",
         "compress export evaluate packing board selection",
-        "store transport meters statistics task exported_file examples",
+        "store transport meters statistics task tracing exported_file examples",
         "plan records errors progress quiet apart metrics",
     )
 )

@@ -5,8 +5,6 @@ from __future__ import annotations
 import inspect
 import re
 import traceback
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +13,7 @@ import numpy as np
 from edgedeploy.errors import ExportError
 from edgedeploy.quiet import quiet
 from edgedeploy.task import Arrays
+from edgedeploy.tracing import exportable
 
 if TYPE_CHECKING:
     import torch
@@ -37,42 +36,6 @@ def sample(example: Arrays, batch: int) -> tuple[torch.Tensor, ...]:
     import torch
 
     return tuple(torch.from_numpy(np.resize(array, (batch, *array.shape[1:]))) for array in example)
-
-
-@contextmanager
-def exportable() -> Iterator[None]:
-    """While a net is traced, let torch compute the same numbers in a way that can be exported."""
-    import torch
-    from torch.nn import functional as F
-    from torch.nn.modules import transformer
-    from torch.overrides import TorchFunctionMode
-
-    class Exportable(TorchFunctionMode):
-        """Attention without a heads' axis, which the ONNX exporter does not know, gets one of size one."""
-
-        def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-            kwargs = dict(kwargs or {})
-            if function is not F.scaled_dot_product_attention or len(args) < 3 or any(a.ndim != 3 for a in args[:3]):
-                return function(*args, **kwargs)
-            query, key, value, *rest = args
-            mask = rest.pop(0) if rest else kwargs.pop("attn_mask", None)
-            if isinstance(mask, torch.Tensor) and mask.ndim == 3:
-                mask = mask.unsqueeze(1)
-            query, key, value = (one.unsqueeze(1) for one in (query, key, value))
-            return function(query, key, value, mask, *rest, **kwargs).squeeze(1)
-
-    # It looks into the mask for whether it is causal, which no trace can; the mask is applied all the same.
-    detect = transformer._detect_is_causal_mask
-    transformer._detect_is_causal_mask = _as_told
-    try:
-        with Exportable():
-            yield
-    finally:
-        transformer._detect_is_causal_mask = detect
-
-
-def _as_told(mask: torch.Tensor | None, is_causal: bool | None = None, size: int | None = None) -> bool:  # noqa: ARG001
-    return is_causal is True
 
 
 def capture(model: nn.Module, inputs: tuple[torch.Tensor, ...], *, dynamic_batch: bool) -> ExportedProgram:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from edgedeploy.errors import ExportError
 from edgedeploy.export import tflite_names
-from edgedeploy.export.capture import CONVERTER_ERRORS, capture, explain, exportable, first_line, sample
+from edgedeploy.export.capture import CONVERTER_ERRORS, capture, explain, first_line, sample
 from edgedeploy.export.flatbuffer import read, tidy
 from edgedeploy.export.shared import Written, size_note
 from edgedeploy.export.tflite_operators import notes, operator_uses
@@ -17,6 +17,7 @@ from edgedeploy.export.tflite_unrolling import refuse_long_recurrence
 from edgedeploy.quiet import quiet
 from edgedeploy.records import Precision, Target
 from edgedeploy.task import Task
+from edgedeploy.tracing import exportable
 
 if TYPE_CHECKING:
     from torch import nn
