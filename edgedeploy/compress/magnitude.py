@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
 from edgedeploy.compress.masks import hold, masks_of
+from edgedeploy.compress.weights import weights as layer_weights
 from edgedeploy.errors import CompressionError
 
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ class PruneMagnitude:
         """Zero the weights in place and hold them there. Raises CompressionError."""
         import torch
 
-        weights = dict(_weights(model))
+        weights = {name: weight for name, weight, _ in layer_weights(model)}
         if not weights:
             raise CompressionError(f"{self.kind}: the net has no convolution, linear or recurrent layer to prune")
         magnitudes = torch.cat([weight.detach().abs().flatten() for weight in weights.values()])
@@ -56,18 +56,3 @@ class PruneMagnitude:
         assert zeros >= count, f"{zeros} zeros where {count} were made"
         assert all(masks_of(model)[name].shape == weight.shape for name, weight in weights.items())
         return model
-
-
-def _weights(model: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
-    from torch import nn
-    from torch.nn.modules.conv import _ConvNd
-
-    seen = set()
-    for prefix, module in model.named_modules():
-        if not isinstance(module, (_ConvNd, nn.Linear, nn.RNNBase, nn.RNNCellBase, nn.MultiheadAttention)):
-            continue
-        for name, parameter in module.named_parameters(recurse=False):
-            # Matrices and kernels only; two names of one tied tensor are one weight.
-            if parameter.ndim >= 2 and id(parameter) not in seen:
-                seen.add(id(parameter))
-                yield f"{prefix}.{name}" if prefix else name, parameter
