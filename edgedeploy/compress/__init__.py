@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Sequence
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any, cast
 
 from edgedeploy.compress.channels import PruneChannels
 from edgedeploy.compress.checks import checked_outputs
 from edgedeploy.compress.magnitude import PruneMagnitude
 from edgedeploy.compress.masks import finalise
+from edgedeploy.compress.quantise_aware import QuantiseAware
+from edgedeploy.compress.quantise_weights import QuantiseWeights
 from edgedeploy.compress.training import FineTune
 from edgedeploy.errors import CompressionError
 from edgedeploy.records import Pass, PassSettings
@@ -19,14 +22,31 @@ if TYPE_CHECKING:
 
     from edgedeploy.task import Task
 
-__all__ = ["PASSES", "FineTune", "PruneChannels", "PruneMagnitude", "apply_passes", "finalise", "settings"]
+__all__ = [
+    "PASSES",
+    "FineTune",
+    "PruneChannels",
+    "PruneMagnitude",
+    "QuantiseAware",
+    "QuantiseWeights",
+    "apply_passes",
+    "finalise",
+    "settings",
+]
 
 PASSES: dict[str, type[Pass]] = {
     PruneChannels.kind: PruneChannels,
     PruneMagnitude.kind: PruneMagnitude,
     FineTune.kind: FineTune,
+    QuantiseAware.kind: QuantiseAware,
+    QuantiseWeights.kind: QuantiseWeights,
 }
 """Each kind that a recipe may name, and the dataclass whose fields are its settings."""
+
+_WHY_LAST = {
+    QuantiseAware.kind: "the scales that it learns hold for its weights alone",
+    QuantiseWeights.kind: "the weights must stay on the grid that it puts them on",
+}
 
 
 def apply_passes(
@@ -43,6 +63,12 @@ def apply_passes(
             f"{needs_layers[0]}: {task.source.name} holds a graph of operators without the layers that this pass works "
             "on; take the pass out, or give the net by model() in the task file"
         )
+    for earlier, later in pairwise(passes):
+        if earlier.kind in _WHY_LAST:
+            reason = _WHY_LAST[earlier.kind]
+            raise CompressionError(
+                f"{later.kind}: no pass may follow {earlier.kind}, for {reason}; put {later.kind} first"
+            )
     shapes = [output.shape for output in checked_outputs("the net", model, task.example)]
     for number, step in enumerate(passes, start=1):
         on_step(f"{step.kind} ({number}/{len(passes)})")
