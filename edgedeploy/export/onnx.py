@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from edgedeploy.errors import ExportError
-from edgedeploy.export import onnx_dynamic, onnx_graph, onnx_int8, onnx_operators, onnx_weights
+from edgedeploy.export import onnx_dynamic, onnx_graph, onnx_int8, onnx_operators, onnx_weights, trained_scales
 from edgedeploy.export.capture import CONVERTER_ERRORS, capture, explain, sample
 from edgedeploy.export.onnx_given import given
 from edgedeploy.export.shared import Written, size_note, tensor_names
@@ -39,7 +39,8 @@ def layers(source: Path) -> tuple[str, ...]:
     """The layers of a converted file that hold weights, in its order."""
     import onnx
 
-    return onnx_graph.layers(onnx.load(source).graph)
+    proto = onnx.load(source)
+    return () if trained_scales.are_in_onnx(proto) else onnx_graph.layers(proto.graph)
 
 
 def quantise(source: Path, target: Target, task: Task, path: Path, keep_float: Collection[str]) -> Written:
@@ -47,8 +48,12 @@ def quantise(source: Path, target: Target, task: Task, path: Path, keep_float: C
     import onnx
 
     floats = onnx.load(source)
-    proto = _quantised(source, target, task, keep_float)
-    operators = onnx_operators.read_back(floats, proto, target.precision, keep_float)
+    if trained_scales.are_in_onnx(floats):
+        proto = trained_scales.to_onnx(onnx.load(source), target)
+        operators = trained_scales.operators(proto)
+    else:
+        proto = _quantised(source, target, task, keep_float)
+        operators = onnx_operators.read_back(floats, proto, target.precision, keep_float)
     notes = onnx_operators.notes(operators, target.precision)
     proto = _strip(proto)
     if target.precision in (Precision.INT8, Precision.INT8_DYNAMIC):

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edgedeploy.errors import ExportError
-from edgedeploy.export import tflite_names
+from edgedeploy.export import tflite_names, trained_scales
 from edgedeploy.export.capture import CONVERTER_ERRORS, capture, explain, first_line, sample
 from edgedeploy.export.flatbuffer import read, tidy
 from edgedeploy.export.shared import Written, size_note
@@ -39,7 +39,8 @@ def convert(model: nn.Module, task: Task, path: Path, batch: int | None = None) 
 
 def layers(source: Path) -> tuple[str, ...]:
     """The layers of a converted file that hold weights, in its order, by their path in the net."""
-    return tflite_names.layers(read(source.read_bytes()))
+    model = read(source.read_bytes())
+    return () if trained_scales.are_in_tflite(model) else tflite_names.layers(model)
 
 
 def outputs(source: Path) -> dict[str, str]:
@@ -50,10 +51,15 @@ def outputs(source: Path) -> dict[str, str]:
 def quantise(source: Path, target: Target, task: Task, path: Path, keep_float: Collection[str]) -> Written:
     """Write a converted file to `path` as `target` says, but for the layers `keep_float`. Raises ExportError."""
     content = source.read_bytes()
+    model = read(content)
+    if trained_scales.are_in_tflite(model):
+        trained_scales.check_target(target)
+        path.write_bytes(tidy(content))
+        uses = trained_scales.told(operator_uses(model, target.precision, None))
+        return Written(notes(uses, target.precision), uses)
     if target.precision is Precision.FP32:
         path.write_bytes(tidy(content))
-        return Written(operators=operator_uses(read(content), target.precision, None))
-    model = read(content)
+        return Written(operators=operator_uses(model, target.precision, None))
     kept = tflite_names.keeping(keep_float, tflite_names.layers(model)) if keep_float else None
     quantised = quantise_named(source, model, target, task, kept)
     uses = operator_uses(read(quantised), target.precision, kept)
@@ -99,8 +105,9 @@ def _convert(model: nn.Module, task: Task, path: Path, batch: int) -> None:
 
             converter_errors = (*CONVERTER_ERRORS, MLIRError)
             tflite_names.mark(model)
+            settings = trained_scales.litert_settings() if trained_scales.are_in(model) else None
             with exportable():
-                converted = litert_torch.convert(model, inputs)
+                converted = litert_torch.convert(model, inputs, quant_config=settings)
             converted.export(str(path))
             tflite_names.name_layers(path, model, inputs)
     except converter_errors as error:
