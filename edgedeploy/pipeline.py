@@ -10,9 +10,10 @@ from typing import Any
 
 from edgedeploy import build as building
 from edgedeploy.board import BoardFacts, open_board
-from edgedeploy.build import Built, Failure
+from edgedeploy.build import Built, Failure, again
 from edgedeploy.compress import FineTune, training
 from edgedeploy.errors import EdgeDeployError, ExitCode, PlanError
+from edgedeploy.export.layer_errors import LayerErrors
 from edgedeploy.lab import Visit, Visited, measurement, run_over, visit, worst_exit_code
 from edgedeploy.progress import SILENT, Progress
 from edgedeploy.project import Project
@@ -181,6 +182,12 @@ def show(project: Project, name: str) -> Shown:
     contract = json.loads(project.store.path(variant.contract).read_text("utf-8"))
     latest = (project.latest_reports(device).get(variant.id) for device in project.fleet.devices)
     return Shown(variant, contract, tuple(report for report in latest if report is not None))
+
+
+def layers(project: Project, name: str, progress: Progress = SILENT) -> LayerErrors:
+    """Where one variant's file first strays from its net: see `build.again.layer_errors`."""
+    (variant,) = project.variants([name])
+    return again.layer_errors(project.plan, project.store, variant, progress.step)
 
 
 def probe(project: Project, devices: Sequence[str] = ()) -> list[Visited[BoardFacts]]:

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, is_dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
 from edgedeploy.cli.bars import Bars, Lines
+from edgedeploy.cli.console import out, print_json
+from edgedeploy.cli.layers import print_layers
 from edgedeploy.cli.words import (
     accuracy,
     bytes_text,
@@ -34,6 +34,7 @@ from edgedeploy.records import CPU, Choice, Outcome, Report, Variant
 if TYPE_CHECKING:
     from edgedeploy.board import BoardFacts
     from edgedeploy.build import Built
+    from edgedeploy.export.layer_errors import LayerErrors
     from edgedeploy.lab import Visit, Visited
     from edgedeploy.pipeline import Run, Shown
     from edgedeploy.plan import Fleet
@@ -42,9 +43,6 @@ if TYPE_CHECKING:
 
 # Below this probability of being ahead, two variants have not been told apart.
 TOLD_APART = 0.95
-
-# A pipe has no width: what reads it wants a row to be a line.
-out = Console(highlight=False, width=None if sys.stdout.isatty() else 200)
 
 
 @contextlib.contextmanager
@@ -55,21 +53,6 @@ def progress() -> Iterator[Progress]:
             yield bars
     else:
         yield Lines()
-
-
-def print_json(value: object) -> None:
-    """The records and nothing else, on stdout."""
-    print(json.dumps(value, default=_plain, indent=1, allow_nan=False))
-
-
-def _plain(value: object) -> object:
-    if is_dataclass(value) and not isinstance(value, type):
-        return asdict(value)
-    if isinstance(value, Path):
-        return str(value)
-    if isinstance(value, Mapping):
-        return dict(value)
-    raise TypeError(type(value))
 
 
 # -- one function a verb -------------------------------------------------------------------------------------
@@ -262,10 +245,10 @@ def listed(fleet: Fleet, probed: Sequence[Visited[BoardFacts]], *, as_json: bool
     return _print_errors(probed)
 
 
-def shown(all_known: Shown, *, as_json: bool) -> None:
-    """All that is known about one variant."""
+def shown(all_known: Shown, errors: LayerErrors | None = None, *, as_json: bool) -> None:
+    """All that is known about one variant, and how far each of its layers strays where that was asked for."""
     if as_json:
-        print_json(all_known)
+        print_json(asdict(all_known) | ({"layers": errors} if errors else {}))
         return
     from edgedeploy.report.conditions import nodes
 
@@ -302,6 +285,8 @@ def shown(all_known: Shown, *, as_json: bool) -> None:
         out.print(_report_table(report.device + on_text([report]), [report]))
         out.print(f"  nodes: {nodes(report) or 'not told'}")
         _print_reasons([report])
+    if errors is not None:
+        print_layers(errors, variant.name)
 
 
 def reported(path: Path, *, as_json: bool) -> None:

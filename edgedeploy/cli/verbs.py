@@ -222,6 +222,9 @@ def devices(
 def show(
     variant: Annotated[str, typer.Argument(help="A variant's name or the start of its id.")],
     project: Folder = Path(),
+    layers: Annotated[
+        bool, typer.Option("--layers", help="Make it again, and say where it first strays from the net.")
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Show all that is known about one variant.
@@ -232,7 +235,13 @@ def show(
     from edgedeploy.cli import output
     from edgedeploy.project import Project
 
-    output.shown(pipeline.show(Project(project), variant), as_json=as_json)
+    opened = Project(project)
+    known = pipeline.show(opened, variant)
+    errors = None
+    if layers:
+        with output.progress() as progress:
+            errors = pipeline.layers(opened, variant, progress)
+    output.shown(known, errors, as_json=as_json)
 
 
 @app.command()

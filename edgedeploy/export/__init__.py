@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import tempfile
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -61,6 +61,18 @@ class Exporter(Protocol):
 
     def quantise(self, source: Path, target: Target, task: Task, path: Path, keep_float: Collection[str]) -> Written:
         """Write a converted file to `path` as `target` says, but for the layers `keep_float`. Raises ExportError."""
+
+    def outputs(self, source: Path) -> dict[str, str]:
+        """For each module of the net the tensor of a converted file that holds its output, by their names."""
+
+    def named(self, source: Path, target: Target, task: Task, keep_float: Collection[str]) -> bytes:
+        """What `quantise` writes, with its names. Raises ExportError."""
+
+    def strip(self, content: bytes) -> bytes:
+        """A named file as `quantise` writes it."""
+
+    def tracer(self, content: bytes, names: Collection[str]) -> Callable[[Arrays], dict[str, np.ndarray]]:
+        """What runs a named file and gives its inner tensors, in real values, those that are there."""
 
     def describe(self, path: Path) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
         """The file's inputs and outputs in the order of the net's: name, shape, type, scale, zero_point."""

@@ -12,6 +12,7 @@ from edgedeploy.errors import ExportError
 from edgedeploy.export import onnx_dynamic, onnx_graph, onnx_int8, onnx_operators, onnx_weights, trained_scales
 from edgedeploy.export.capture import CONVERTER_ERRORS, capture, explain, sample
 from edgedeploy.export.onnx_given import given
+from edgedeploy.export.onnx_inner import tracer as tracer
 from edgedeploy.export.shared import Written, size_note, tensor_names
 from edgedeploy.quiet import quiet
 from edgedeploy.records import ONNX_OPSET, Precision, Target
@@ -48,11 +49,10 @@ def quantise(source: Path, target: Target, task: Task, path: Path, keep_float: C
     import onnx
 
     floats = onnx.load(source)
+    proto = _quantised(source, target, task, keep_float)
     if trained_scales.are_in_onnx(floats):
-        proto = trained_scales.to_onnx(onnx.load(source), target)
         operators = trained_scales.operators(proto)
     else:
-        proto = _quantised(source, target, task, keep_float)
         operators = onnx_operators.read_back(floats, proto, target.precision, keep_float)
     notes = onnx_operators.notes(operators, target.precision)
     proto = _strip(proto)
@@ -70,6 +70,8 @@ def _quantised(source: Path, target: Target, task: Task, keep_float: Collection[
     import onnx
 
     proto = onnx.load(source)
+    if trained_scales.are_in_onnx(proto):
+        return trained_scales.to_onnx(proto, target)
     match target.precision:
         case Precision.FP16:
             return _halve(proto, keep_float)
@@ -81,6 +83,29 @@ def _quantised(source: Path, target: Target, task: Task, keep_float: Collection[
         case Precision.INT8 | Precision.INT16X8:
             return onnx_int8.quantise(proto, source, target, task, keep_float)
     return proto
+
+
+def outputs(source: Path) -> dict[str, str]:
+    """For each module of the net the tensor of a converted file that holds its output, or each tensor by its name.
+
+    The latter where the net came as a graph, without modules.
+    """
+    import onnx
+
+    graph = onnx.load(source).graph
+    return onnx_graph.last_outputs(graph) or {name: name for node in graph.node for name in node.output}
+
+
+def named(source: Path, target: Target, task: Task, keep_float: Collection[str]) -> bytes:
+    """What `quantise` writes, with its names. Raises ExportError."""
+    return bytes(_quantised(source, target, task, keep_float).SerializeToString(deterministic=True))
+
+
+def strip(content: bytes) -> bytes:
+    """A named file as `quantise` writes it."""
+    import onnx
+
+    return bytes(_strip(onnx.load_from_string(content)).SerializeToString(deterministic=True))
 
 
 def describe(path: Path) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:

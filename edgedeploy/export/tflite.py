@@ -11,6 +11,7 @@ from edgedeploy.export import tflite_names, trained_scales
 from edgedeploy.export.capture import CONVERTER_ERRORS, capture, explain, first_line, sample
 from edgedeploy.export.flatbuffer import read, tidy
 from edgedeploy.export.shared import Written, size_note
+from edgedeploy.export.tflite_inner import tracer as tracer
 from edgedeploy.export.tflite_operators import notes, operator_uses
 from edgedeploy.export.tflite_quantise import quantise_named
 from edgedeploy.export.tflite_unrolling import refuse_long_recurrence
@@ -51,22 +52,41 @@ def outputs(source: Path) -> dict[str, str]:
 def quantise(source: Path, target: Target, task: Task, path: Path, keep_float: Collection[str]) -> Written:
     """Write a converted file to `path` as `target` says, but for the layers `keep_float`. Raises ExportError."""
     content = source.read_bytes()
-    model = read(content)
-    if trained_scales.are_in_tflite(model):
-        trained_scales.check_target(target)
-        path.write_bytes(tidy(content))
-        uses = trained_scales.told(operator_uses(model, target.precision, None))
-        return Written(notes(uses, target.precision), uses)
-    if target.precision is Precision.FP32:
-        path.write_bytes(tidy(content))
-        return Written(operators=operator_uses(model, target.precision, None))
-    kept = tflite_names.keeping(keep_float, tflite_names.layers(model)) if keep_float else None
-    quantised = quantise_named(source, model, target, task, kept)
+    quantised, kept = _quantised(content, source, target, task, keep_float)
     uses = operator_uses(read(quantised), target.precision, kept)
     small, float_bytes = tidy(quantised), len(tidy(content))
     path.write_bytes(small)
+    if target.precision is Precision.FP32:
+        return Written(operators=uses)
+    if quantised == content:
+        uses = trained_scales.told(uses)
+        return Written(notes(uses, target.precision), uses)
     size = size_note(len(small), float_bytes) if target.precision is Precision.INT8 else ()
     return Written((*notes(uses, target.precision), *size), uses)
+
+
+def named(source: Path, target: Target, task: Task, keep_float: Collection[str]) -> bytes:
+    """What `quantise` writes, with its names. Raises ExportError."""
+    return _quantised(source.read_bytes(), source, target, task, keep_float)[0]
+
+
+def strip(content: bytes) -> bytes:
+    """A named file as `quantise` writes it."""
+    return tidy(content)
+
+
+def _quantised(
+    content: bytes, source: Path, target: Target, task: Task, keep_float: Collection[str]
+) -> tuple[bytes, str | None]:
+    """The file, and the pattern of what it keeps in float; the converted file itself where it was trained for int8."""
+    model = read(content)
+    if trained_scales.are_in_tflite(model):
+        trained_scales.check_target(target)
+        return content, None
+    if target.precision is Precision.FP32:
+        return content, None
+    kept = tflite_names.keeping(keep_float, tflite_names.layers(model)) if keep_float else None
+    return quantise_named(source, model, target, task, kept), kept
 
 
 def describe(path: Path) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:

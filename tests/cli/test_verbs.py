@@ -85,6 +85,22 @@ def test_the_road_by_hand(built: Path, capsys: pytest.CaptureFixture[str]) -> No
     assert "dense-onnx-int8-u8s8" in Path(page["report"]).read_text()
 
 
+def test_each_layer_of_a_variant_is_held_against_the_net(built: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    place = ("--project", str(built))
+    layers = run(capsys, "show", "dense-onnx-int8-u8s8", *place, "--layers")["layers"]
+    assert [one["layer"] for one in layers["layers"]] == ["0", "1", "2"]
+    assert layers["first_above"] is None
+    assert layers["layers"][2]["relative_rms_error"] == pytest.approx(0.02, abs=0.02)
+    assert main(["show", "dense-onnx-fp32", *place, "--layers"]) == 0
+    printed = capsys.readouterr().out
+    assert "dense-onnx-fp32 beside the net, layer by layer" in printed
+    assert "No layer strays by more than 0.0001" in printed
+    task = built / "task.py"
+    task.write_text(task.read_text() + "\n")
+    assert main(["show", "dense-onnx-fp32", *place, "--layers"]) == 2
+    assert "has changed since it was built; run `edgedeploy build`" in capsys.readouterr().err
+
+
 @pytest.mark.usefixtures("short_modes")
 def test_run_walks_the_whole_road_and_goes_on_where_it_stopped(built: Path, capsys: pytest.CaptureFixture[str]) -> None:
     first = run(capsys, "run", "--project", str(built))

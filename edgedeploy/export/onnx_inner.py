@@ -1,0 +1,64 @@
+"""Looks at tensors inside an ONNX file while onnxruntime runs it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection
+from typing import Any
+
+import numpy as np
+
+from edgedeploy.errors import ExportError
+from edgedeploy.export.shared import tensor_names
+from edgedeploy.quiet import quiet
+from edgedeploy.task import Arrays
+
+
+def tracer(content: bytes, names: Collection[str]) -> Callable[[Arrays], dict[str, np.ndarray]]:
+    """What runs the file on inputs and gives the tensors of these names that are there, in real values.
+
+    Where a tensor is rounded to integers, it is what came back from them. The runtime fuses no operator over a tensor
+    that is asked for. Raises ExportError where the file does not run.
+    """
+    import onnx
+
+    proto = onnx.load_from_string(content)
+    made = {name for node in proto.graph.node for name in node.output}
+    seen = {name: _rounded(proto.graph, name) for name in names if name in made}
+    there = {value.name for value in proto.graph.output}
+    proto.graph.output.extend(
+        onnx.ValueInfoProto(name=name) for name in dict.fromkeys(seen.values()) if name not in there
+    )
+    inputs = tensor_names("input", len(proto.graph.input))
+    session = _session(proto.SerializeToString())
+
+    def run(arrays: Arrays) -> dict[str, np.ndarray]:
+        wanted = list(dict.fromkeys(seen.values()))
+        found = dict(zip(wanted, session.run(wanted, dict(zip(inputs, arrays, strict=True))), strict=True))
+        return {name: np.asarray(found[visible]) for name, visible in seen.items()}
+
+    return run
+
+
+def _rounded(graph: Any, name: str) -> str:
+    """The tensor behind the Q and DQ that follow this one, or itself."""
+    for end in ("QuantizeLinear", "DequantizeLinear"):
+        following = next((node for node in graph.node if node.op_type == end and node.input[0] == name), None)
+        if following is None:
+            return name
+        name = following.output[0]
+    return name
+
+
+def _session(content: bytes) -> Any:
+    with quiet():
+        import onnxruntime
+
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = 1
+        options.log_severity_level = 3
+        try:
+            return onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+        except Exception as error:
+            if not type(error).__module__.startswith("onnxruntime"):  # they have no base class of their own
+                raise
+            raise ExportError(f"onnxruntime refuses the file with its tensors laid open: {error}") from error
