@@ -7,8 +7,8 @@ from typing import Any, ClassVar
 import pytest
 
 from edgedeploy.errors import PlanError
-from edgedeploy.plan import load_fleet, load_plan, load_profiles
-from edgedeploy.records import Accelerator, Format, Int8Form, Limits, Precision, Target
+from edgedeploy.plan import in_forms, load_fleet, load_plan, load_profiles
+from edgedeploy.records import Accelerator, Format, Int8Form, Limits, Pass, Precision, Target
 
 PLAN = """
 [task]
@@ -342,3 +342,21 @@ def test_a_source_file_is_part_of_the_plan(tmp_path: Path) -> None:
 def test_what_a_source_file_cannot_have(tmp_path: Path, old: str, new: str, told: str) -> None:
     with pytest.raises(PlanError, match=told):
         load_plan(write(tmp_path, plan=SOURCE.replace(old, new)), PASSES)
+
+
+def test_int8_comes_in_the_forms_that_the_fleet_wants(tmp_path: Path) -> None:
+    fleet = FLEET + '[[device]]\nname = "arm"\nprofile = "pi4"\naddress = "ssh://pi4"\n'
+    folder = write(tmp_path, fleet=fleet)
+    passes: dict[str, type[Pass]] = {"halve": Halve, "fine-tune": Tune}
+    [recipe] = in_forms(load_plan(folder, passes).recipes, load_fleet(folder))
+    names = [str(target) for target in recipe.targets]
+    assert names == [
+        *("onnx-fp32", "onnx-int8-u8s8", "onnx-int8-u8s7", "onnx-int8-s8s8"),
+        *("tflite-fp32", "tflite-int8"),
+    ]
+    trained = type("Trained", (Tune,), {"int8_forms": (Int8Form.S8S8,)})
+    [recipe] = in_forms(load_plan(folder, {**passes, "fine-tune": trained}).recipes, load_fleet(folder))
+    assert [target.form for target in recipe.targets if target.form] == [Int8Form.S8S8]
+    write(tmp_path, plan=PLAN + 'int8_forms = ["u8u8"]\n', fleet=fleet)
+    [recipe] = in_forms(load_plan(folder, passes).recipes, load_fleet(folder))
+    assert [target.form for target in recipe.targets if target.form] == [Int8Form.U8U8]

@@ -14,6 +14,7 @@ from edgedeploy.compress.masks import hold, masks_of
 from edgedeploy.compress.training import Training, reproducible, train
 from edgedeploy.errors import CompressionError
 from edgedeploy.quiet import quiet
+from edgedeploy.records import Int8Form
 from edgedeploy.task import predict
 from edgedeploy.tracing import exportable
 
@@ -40,6 +41,7 @@ class QuantiseAware(Training):
     kind: ClassVar[str] = "quantise-aware"
     version: ClassVar[int] = 1
     tools: ClassVar[tuple[str, ...]] = ("torch",)
+    int8_forms: ClassVar[tuple[Int8Form, ...]] = tuple(form for form in Int8Form if form.trainable)
 
     def apply(self, model: nn.Module, task: Task) -> nn.Module:
         """Return a graph of the net that quantises and dequantises wherever a kernel computes on integers.

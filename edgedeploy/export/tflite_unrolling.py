@@ -12,8 +12,8 @@ if TYPE_CHECKING:
     from torch import nn
 
 # Measured on an LSTM and a GRU of 8 to 512 steps, on one x86 core, in proportion: 1.0 to 1.2 kB a step in float, 1.3 to
-# 1.6 kB in int8, .2 s to convert. At the limit an LSTM is half a megabyte without its weights and took 82 s, and 17 more
-# for int8.
+# 1.6 kB in int8, .2 s to convert. At the limit an LSTM is half a megabyte without its weights and took 82 s, and 17
+# more for int8.
 _STEP_BYTES = 1000
 _STEP_S = 0.2
 MAX_STEPS = 512

@@ -14,7 +14,6 @@ from edgedeploy.records import Int8Form, OperatorUse, Precision, Target
 if TYPE_CHECKING:
     from torch import nn
 
-_FORMS = (Int8Form.U8S8, Int8Form.S8S8, Int8Form.U8U8)
 _BIAS_LIMIT = 2**31 - 1
 
 
@@ -40,10 +39,11 @@ def check_target(target: Target) -> None:
     """Raise ExportError unless the target can hold the scales that were trained."""
     if target.precision is not Precision.INT8:
         raise ExportError('the net was trained for int8; ask for precisions = ["int8"]')
-    if target.form is not None and target.form not in _FORMS:
+    if target.form is not None and not target.form.trainable:
+        *others, last = (form for form in Int8Form if form.trainable)
         raise ExportError(
-            f"the net was trained with zero points, which {target.form} lacks; "
-            f"take {', '.join(_FORMS[:-1])} or {_FORMS[-1]}"
+            f"the net was trained with zero points and weights of eight bits, which {target.form} does not hold; "
+            f"take {', '.join(others)} or {last}"
         )
 
 

@@ -21,6 +21,7 @@ from edgedeploy.records import (
     Device,
     DeviceProfile,
     Format,
+    Int8Form,
     Int8Preference,
     Limits,
     Pass,
@@ -128,16 +129,20 @@ def in_forms(recipes: Iterable[Recipe], fleet: Fleet) -> tuple[Recipe, ...]:
     kinds = [fleet.profile(device) for device in fleet.devices]
     return tuple(
         dataclasses.replace(
-            recipe, targets=tuple(formed for target in recipe.targets for formed in _formed(target, kinds))
+            recipe, targets=tuple(formed for target in recipe.targets for formed in _formed(target, recipe, kinds))
         )
         for recipe in recipes
     )
 
 
-def _formed(target: Target, kinds: Sequence[DeviceProfile]) -> list[Target]:
+def _formed(target: Target, recipe: Recipe, kinds: Sequence[DeviceProfile]) -> list[Target]:
     if target.form is not None or not _has_forms(target.format, target.precision):
         return [target]
-    forms = dict.fromkeys(form for kind in kinds for form in kind.int8_forms(target.format))
+    forms = list(dict.fromkeys(form for kind in kinds for form in kind.int8_forms(target.format)))
+    for step in recipe.passes:
+        # What a pass trains for may not go into all of them; where it goes into none, the exporter says why.
+        trained: tuple[Int8Form, ...] = getattr(step, "int8_forms", tuple(Int8Form))
+        forms = [form for form in forms if form in trained] or forms
     return [dataclasses.replace(target, form=form) for form in forms] or [target]
 
 

@@ -60,6 +60,11 @@ class Int8Form(StrEnum):
     S8S8 = "s8s8"
     S8S8_SYMMETRIC = "s8s8-symmetric"
 
+    @property
+    def trainable(self) -> bool:
+        """Whether it holds what is trained once for both formats: zero points, and weights of eight bits."""
+        return self in (Int8Form.U8S8, Int8Form.S8S8, Int8Form.U8U8)
+
 
 CalibrationMethod = Literal["minmax", "percentile", "mse", "entropy"]
 
