@@ -220,11 +220,12 @@ def test_no_other_precision_can_be_had(
         export.quantise(converted("cnn", file_format), Target(file_format, precision), net("cnn")[0], tmp_path)
 
 
-def test_a_form_without_zero_points_cannot_be_had(
-    net: Callable[[str], Net], converted: Callable[..., FloatFile], tmp_path: Path
+@pytest.mark.parametrize("form", [form for form in Int8Form if not form.trainable])
+def test_a_form_that_it_was_not_trained_for_cannot_be_had(
+    form: Int8Form, net: Callable[[str], Net], converted: Callable[..., FloatFile], tmp_path: Path
 ) -> None:
-    target = dataclasses.replace(ONNX, form=Int8Form.S8S8_SYMMETRIC)
-    with pytest.raises(ExportError, match="which s8s8-symmetric does not hold; take u8s8, u8u8 or s8s8"):
+    target = dataclasses.replace(ONNX, form=form)
+    with pytest.raises(ExportError, match=f"which {form} does not hold; take u8s8, u8u8 or s8s8"):
         export.quantise(converted("cnn", Format.ONNX), target, net("cnn")[0], tmp_path)
 
 
