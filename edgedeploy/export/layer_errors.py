@@ -77,7 +77,8 @@ def layer_errors(model: nn.Module, target: Target, task: Task, source: FloatFile
     exporter = EXPORTERS[target.format]
     tensors = exporter.outputs(source.path)
     run = exporter.tracer(content, tuple(tensors.values()))
-    if hasattr(model, "frozen_batch"):  # a net from a file: a graph without modules
+    example = tuple(array[:1] for array in task.selection.inputs)
+    if hasattr(model, "frozen_batch") or not _module_outputs(model, example)[0]:  # a graph without modules
         kinds, reference = (
             dict.fromkeys(tensors, ""),
             exporter.tracer(source.path.read_bytes(), tuple(tensors.values())),
@@ -85,7 +86,7 @@ def layer_errors(model: nn.Module, target: Target, task: Task, source: FloatFile
         beside = "the float file"
 
         def outputs(inputs: Arrays) -> tuple[Outputs, dict[str, str]]:
-            found = reference(inputs)
+            found = {name: array for name, array in reference(inputs).items() if array.dtype.kind == "f"}
             return {layer: found[name] for layer, name in tensors.items() if name in found}, kinds
     else:
         beside = "the net"
