@@ -169,11 +169,15 @@ def report(
 
 @dataclass(frozen=True, slots=True)
 class Shown:
-    """One variant, the contract that travels with its file, and the latest that each device said about it."""
+    """One variant, the contract that travels with its file, and the latest that each device said about it.
+
+    `storage_only` says for which devices its precision saves bytes and no time, and why.
+    """
 
     variant: Variant
     contract: dict[str, Any]
     reports: tuple[Report, ...]
+    storage_only: dict[str, str]
 
 
 def show(project: Project, name: str) -> Shown:
@@ -181,7 +185,13 @@ def show(project: Project, name: str) -> Shown:
     (variant,) = project.variants([name])
     contract = json.loads(project.store.path(variant.contract).read_text("utf-8"))
     latest = (project.latest_reports(device).get(variant.id) for device in project.fleet.devices)
-    return Shown(variant, contract, tuple(report for report in latest if report is not None))
+    why = {device.name: project.profile(device).storage_only(variant.target) for device in project.fleet.devices}
+    return Shown(
+        variant,
+        contract,
+        tuple(report for report in latest if report is not None),
+        {device: reason for device, reason in why.items() if reason},
+    )
 
 
 def layers(project: Project, name: str, progress: Progress = SILENT) -> LayerErrors:

@@ -121,3 +121,13 @@ def test_a_profile_fits_into_its_board(path: Path) -> None:
     assert 0 < limit < table["memory_bytes"]
     assert table["arch"] in {"aarch64", "x86_64"}
     assert all(runtime["name"] in {"onnxruntime", "ai-edge-litert", "tflite-runtime"} for runtime in table["runtime"])
+
+
+def test_halves_are_storage_alone_where_cores_or_runtimes_cannot_compute_them() -> None:
+    profiles = load_profiles()
+    onnx, tflite = (Target(file_format, Precision.FP16) for file_format in Format)
+    assert "no fphp, asimdhp" in profiles["pi4"].storage_only(onnx)
+    assert profiles["pi5"].storage_only(onnx) == ""
+    assert "onnxruntime makes floats of halves" in profiles["x86-64"].storage_only(onnx)
+    assert "ai-edge-litert makes floats of halves" in profiles["pi5"].storage_only(tflite)
+    assert profiles["pi4"].storage_only(Target(Format.ONNX, Precision.FP32)) == ""

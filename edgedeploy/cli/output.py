@@ -276,6 +276,8 @@ def shown(all_known: Shown, errors: LayerErrors | None = None, *, as_json: bool)
         table.add_row("[bold]operator[/]", escape(operator_text(use)))
     for note in variant.notes:
         table.add_row("[bold]note[/]", escape(note))
+    for device, why in all_known.storage_only.items():
+        table.add_row("[bold]storage only[/]", escape(f"on {device}: {why}"))
     if variant.kept_float:
         table.add_row("[bold]in float[/]", escape(f"{', '.join(variant.kept_float)}, given back by the accuracy guard"))
     for layer in variant.sensitivity:

@@ -212,6 +212,7 @@ def _load_profile(path: Path) -> DeviceProfile:
                 tuple(r.precisions),
                 tuple(Int8Preference(p.form, tuple(p.isa)) for p in r.int8),
                 r.max_opset,
+                tuple(r.fp16_isa),
             )
             for r in document.runtime
         ),

@@ -134,6 +134,7 @@ class RuntimeTable(Table):
     format: Format
     precisions: Annotated[list[Precision], Field(min_length=1)]
     int8: list[Int8Table] = []
+    fp16_isa: list[str] = []
     max_opset: PositiveInteger | None = None
 
 

@@ -33,7 +33,8 @@ class RuntimeSupport:
     """An inference runtime that a kind of board can run, and the formats and precisions it takes there.
 
     `int8` is in order of preference and empty where the format leaves no choice. `max_opset` is the last opset of ONNX
-    that it reads, None where that is no matter.
+    that it reads, None where that is no matter. `fp16_isa` names what cores must have for it to compute halves as
+    halves, and is empty where it makes floats of them on any.
     """
 
     name: str
@@ -41,6 +42,7 @@ class RuntimeSupport:
     precisions: tuple[Precision, ...]
     int8: tuple[Int8Preference, ...] = ()
     max_opset: int | None = None
+    fp16_isa: tuple[str, ...] = ()
 
     @property
     def too_old(self) -> bool:
@@ -151,6 +153,17 @@ class DeviceProfile:
         if not fitting or (target.form is not None and forms and target.form not in forms):
             return f"no runtime of the profile {self.name} runs {target}"
         return ""
+
+    def storage_only(self, target: Target) -> str:
+        """Why halves are smaller and no faster on the CPU of this kind of board, or ""; integers tell by themselves."""
+        runtimes = [runtime for runtime in self.runtimes if runtime.format == target.format]
+        if target.precision is not Precision.FP16 or not runtimes:
+            return ""
+        able = [runtime for runtime in runtimes if runtime.fp16_isa]
+        if not able:
+            return f"{' and '.join(r.name for r in runtimes)} makes floats of halves on this kind of board"
+        lacking = [feature for feature in able[0].fp16_isa if self.isa and feature not in self.isa]
+        return f"its cores compute no halves (no {', '.join(lacking)})" if lacking else ""
 
     @property
     def accelerator_names(self) -> tuple[str, ...]:
