@@ -19,7 +19,7 @@ from edgedeploy.records import Calibration, Int8Form, Precision, Target
 from edgedeploy.task import Task
 
 # vpmaddubsw adds two products of 8 by 8 bits in 16, saturating: 2 x 255 x 64 fits, 2 x 255 x 127 does not.
-_SEVEN_BITS = 127 / 64
+_SEVEN_BITS = 64
 # What a Cast or a Mul, its names and its constant take in the file.
 _NODE_BYTES = 40
 
@@ -80,7 +80,7 @@ def _with_pairs(proto: Any, nodes: list[str], ranges: dict[str, Any], form: Int8
     weight_type = QuantType.QUInt8 if form is Int8Form.U8U8 else QuantType.QInt8
     options = {
         "ActivationSymmetric": form is Int8Form.S8S8_SYMMETRIC,
-        "TensorQuantOverrides": _steps(proto.graph, nodes, weight_type, _SEVEN_BITS if form is Int8Form.U8S7 else 1.0),
+        "TensorQuantOverrides": _steps(proto.graph, nodes, weight_type, _SEVEN_BITS if form is Int8Form.U8S7 else 127),
     }
     seen = {name: tuple(np.array(end, np.float32) for end in ends) for name, ends in ranges.items()}
     types = sorted({node.op_type for node in proto.graph.node})
@@ -93,8 +93,8 @@ def _with_pairs(proto: Any, nodes: list[str], ranges: dict[str, Any], form: Int8
     return quantiser.model.model
 
 
-def _steps(graph: Any, nodes: Collection[str], weight_type: Any, widen: float) -> dict[str, list[dict[str, Any]]]:
-    """Our own scale for each channel of each weight, `widen` times that of eight bits, as onnxruntime takes them."""
+def _steps(graph: Any, nodes: Collection[str], weight_type: Any, most: int) -> dict[str, list[dict[str, Any]]]:
+    """Our own scale for each channel of each weight, for levels up to `most`, as onnxruntime's quantiser takes them."""
     from onnxruntime.quantization import QuantType
 
     constants = Constants(graph)
@@ -102,8 +102,11 @@ def _steps(graph: Any, nodes: Collection[str], weight_type: Any, widen: float) -
     found = {}
     for weight in weights(graph):
         if weight.node.name in nodes:
-            eight = onnx_weights.in_eight_bits(constants[weight.name], weight.axis).steps.ravel()
-            steps = (eight * widen).astype(np.float32)
+            eight = onnx_weights.in_eight_bits(constants[weight.name], weight.axis)
+            others = tuple(axis for axis in range(eight.values.ndim) if axis != weight.axis)
+            # Few trained levels fit as they are.
+            peaks = np.abs(eight.values.astype(np.float32)).max(axis=others)
+            steps = (eight.steps.ravel() * np.maximum(peaks / most, 1)).astype(np.float32)
             found[weight.name] = [
                 {"quant_type": weight_type, "axis": weight.axis, "scale": step, "zero_point": zero} for step in steps
             ]

@@ -16,7 +16,7 @@ from torch import nn
 from edgedeploy import export
 from edgedeploy.export import FloatFile, onnx_graph
 from edgedeploy.export.onnx_weights import in_eight_bits, in_four_bits
-from edgedeploy.records import Format, OperatorUse, Precision, Target
+from edgedeploy.records import Format, Int8Form, OperatorUse, Precision, Target
 from edgedeploy.task import Task
 from tests.export.conftest import Convert, Make
 from tests.export.nets import make_task
@@ -146,8 +146,17 @@ def test_four_bits_have_a_step_for_each_block_of_inputs() -> None:
     assert in_four_bits(array[:, :50], 0).steps.shape == (8, 1, 1)  # no blocks of 32: one for the channel
 
 
-@pytest.mark.parametrize(("precision", "levels"), [(Precision.W4, 7), (Precision.W8, 100), (Precision.INT8, 100)])
-def test_trained_levels_are_stored_as_they_are(tmp_path: Path, precision: Precision, levels: int) -> None:
+@pytest.mark.parametrize(
+    ("target", "levels"),
+    [
+        (TARGETS[Precision.W4], 7),
+        (TARGETS[Precision.W8], 100),
+        (TARGETS[Precision.INT8], 100),
+        (Target(Format.ONNX, Precision.INT8, Int8Form.U8S7), 60),
+    ],
+    ids=str,
+)
+def test_trained_levels_are_stored_as_they_are(tmp_path: Path, target: Target, levels: int) -> None:
     generator = np.random.default_rng(0)
     trained = generator.integers(-levels, levels + 1, (64, 96))
     trained[:, 0] = levels
@@ -156,9 +165,9 @@ def test_trained_levels_are_stored_as_they_are(tmp_path: Path, precision: Precis
     with torch.no_grad():
         net.weight.copy_(torch.from_numpy(trained * steps))
     task = make_task(lambda: net, (generator.normal(size=(80, 96)).astype(np.float32),))
-    exported = export.export(net, TARGETS[precision], task, tmp_path)
+    exported = export.export(net, target, task, tmp_path)
     graph = onnx.load(exported.path).graph
-    if precision is Precision.W4:
+    if target.precision is Precision.W4:
         [packed] = [t for t in graph.initializer if t.data_type == TensorProto.UINT8 and len(t.dims) > 1]
         halves = numpy_helper.to_array(packed)
         found = np.concatenate([halves & 15, halves >> 4]).astype(int) - 8
@@ -166,8 +175,8 @@ def test_trained_levels_are_stored_as_they_are(tmp_path: Path, precision: Precis
         [stored] = [t for t in graph.initializer if t.data_type == TensorProto.INT8 and len(t.dims) > 1]
         found = numpy_helper.to_array(stored).astype(int)
     assert np.array_equal(found, trained)
-    if precision is not Precision.INT8:  # nothing but the bias is rounded
-        assert export.check_parity(exported, TARGETS[precision], task).relative_rms_error < 1e-4
+    if target.precision is not Precision.INT8:  # nothing but the bias is rounded
+        assert export.check_parity(exported, target, task).relative_rms_error < 1e-4
 
 
 def test_weights_that_the_nodes_would_outweigh_stay_float(tmp_path: Path) -> None:
