@@ -43,6 +43,7 @@ _FUSED = {
 _RECURRENT = ("GRU", "LSTM", "RNN")
 _WEIGHTED = ("Conv", "ConvTranspose", "Gemm", "MatMul", "Gather", *_RECURRENT)
 _KEPT = "kept in float for accuracy"
+_NO_HALVES = "no kernel for halves on this machine"
 
 
 def read_back(
@@ -50,7 +51,12 @@ def read_back(
 ) -> tuple[OperatorUse, ...]:
     """What became of the operators of the float graph `source`. Raises ExportError where the runtime refuses it."""
     stored = _stored(source, quantised)
-    if precision in (Precision.FP32, Precision.FP16):
+    if precision is Precision.FP16:
+        return tuple(
+            OperatorUse(name, count, kind, stored.get(name), "" if kind == "fp16" else _NO_HALVES)
+            for (name, kind), count in sorted(_float_kinds(_optimised(quantised)).items())
+        )
+    if precision is Precision.FP32:
         counted = Counter(
             node.op_type for node in source.graph.node if node.op_type not in _BOOKKEEPING or _embeds(source, node)
         )
@@ -86,6 +92,9 @@ def notes(uses: Collection[OperatorUse], precision: Precision) -> tuple[str, ...
         return (f"weights are unpacked when the file is loaded: latency and memory are those of {Precision.FP32}",)
     if precision is Precision.INT16X8:
         return ("onnxruntime computes 16-bit activations in float on a CPU; this file is for accelerators",)
+    if precision is Precision.FP16:
+        widened = sorted({use.operator for use in uses if use.weights == "fp16" and use.arithmetic == "fp32"})
+        return (f"computed in float32 on a machine like this one: {', '.join(widened)}",) if widened else ()
     if not precision.value.startswith("int8"):
         return ()
     heavy = sorted({use.operator for use in uses if use.arithmetic == "fp32" and use.weights == "int8" and use.why})
@@ -127,6 +136,25 @@ def _counts(optimised: Any) -> tuple[Counter[str], Counter[str]]:
         elif name not in _BOOKKEEPING:
             floats[_FUSED.get(name, name)] += 1
     return integer, floats
+
+
+def _float_kinds(optimised: Any) -> Counter[tuple[str, str]]:
+    """Operators by type and by the floats they compute on, which onnxruntime's own Casts around them tell."""
+    from onnx import TensorProto, helper
+
+    names = {TensorProto.FLOAT: "fp32", TensorProto.FLOAT16: "fp16"}
+    known = {tensor.name: tensor.data_type for tensor in optimised.graph.initializer}
+    known |= {value.name: value.type.tensor_type.elem_type for value in optimised.graph.input}
+    counted: Counter[tuple[str, str]] = Counter()
+    for node in optimised.graph.node:
+        kind = next((known[name] for name in node.input if known.get(name) in names), None)
+        if node.op_type == "Cast":
+            kind = next(helper.get_attribute_value(field) for field in node.attribute if field.name == "to")
+        elif kind is not None and node.op_type not in _BOOKKEEPING:
+            counted[_FUSED.get(node.op_type, node.op_type), names[kind]] += 1
+        if kind is not None:
+            known |= dict.fromkeys(node.output, kind)
+    return counted
 
 
 def _embeds(source: Any, node: Any) -> bool:

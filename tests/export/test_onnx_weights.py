@@ -231,8 +231,14 @@ def test_operators_say_what_they_compute_in(make: Make) -> None:
     assert stored.notes == ("weights are unpacked when the file is loaded: latency and memory are those of fp32",)
     [softmax] = [u for u in make("transformer", TARGETS[Precision.INT8]).exported.operators if u.operator == "Softmax"]
     assert softmax == OperatorUse("Softmax", 2, "fp32", None, "loses most in eight bits")
-    half = make("gru", TARGETS[Precision.FP16]).exported.operators
-    assert half == (OperatorUse("GRU", 1, "fp16", "fp16"), OperatorUse("Gemm", 1, "fp16", "fp16"))
+    half = make("gru", TARGETS[Precision.FP16]).exported
+    assert [(use.operator, use.count, use.weights) for use in half.operators] == [
+        ("GRU", 1, "fp16"),
+        ("Gemm", 1, "fp16"),
+    ]
+    # No x86 has a kernel of onnxruntime's for a GRU on halves.
+    assert half.operators[0].arithmetic == "fp32"
+    assert "GRU" in half.notes[0]
 
 
 def test_a_wide_lstm_and_every_product_are_integer_with_dynamic_ranges(
