@@ -41,7 +41,7 @@ __all__ = [
 ]
 
 # Raise it whenever the same net and the same tools would give another file, contract or probe.
-VERSION = 3
+VERSION = 4
 
 
 class Exporter(Protocol):

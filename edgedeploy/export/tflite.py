@@ -52,8 +52,8 @@ def outputs(source: Path) -> dict[str, str]:
 def quantise(source: Path, target: Target, task: Task, path: Path, keep_float: Collection[str]) -> Written:
     """Write a converted file to `path` as `target` says, but for the layers `keep_float`. Raises ExportError."""
     content = source.read_bytes()
-    quantised, kept = _quantised(content, source, target, task, keep_float)
-    uses = operator_uses(read(quantised), target.precision, kept)
+    quantised, kept, masked = _quantised(content, source, target, task, keep_float)
+    uses = operator_uses(read(quantised), target.precision, kept, masked)
     small, float_bytes = tidy(quantised), len(tidy(content))
     path.write_bytes(small)
     if target.precision is Precision.FP32:
@@ -77,16 +77,20 @@ def strip(content: bytes) -> bytes:
 
 def _quantised(
     content: bytes, source: Path, target: Target, task: Task, keep_float: Collection[str]
-) -> tuple[bytes, str | None]:
-    """The file, and the pattern of what it keeps in float; the converted file itself where it was trained for int8."""
+) -> tuple[bytes, str | None, str | None]:
+    """The file, and the patterns of what it keeps in float on request and for masks.
+
+    It is the converted file itself where that was trained for int8.
+    """
     model = read(content)
     if trained_scales.are_in_tflite(model):
         trained_scales.check_target(target)
-        return content, None
+        return content, None, None
     if target.precision is Precision.FP32:
-        return content, None
+        return content, None, None
     kept = tflite_names.keeping(keep_float, tflite_names.layers(model)) if keep_float else None
-    return quantise_named(source, model, target, task, kept), kept
+    quantised, masked = quantise_named(source, model, target, task, kept)
+    return quantised, kept, masked
 
 
 def describe(path: Path) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:

@@ -19,15 +19,16 @@ _TABLES = ("EMBEDDING_LOOKUP", "GATHER")
 _ON_REQUEST = "its layer was to stay in float"
 _OF_NORMS = "the variances of a norm span too many decades for it"
 _OF_ATTENTION = "no delegate takes it in integers, and it breaks up those that do"
+_OF_MASKS = "it leads to softmax or meets a mask, whose minus infinity no range holds"
 _COPIES = "it copies rows of its table and computes nothing"
 _SLOW = "five times as slow with ranges taken at each inference"
 _NO_FORM = "the quantiser has no such form of it"
 
 
-def operator_uses(model: Any, precision: Precision, kept: str | None) -> tuple[OperatorUse, ...]:
+def operator_uses(model: Any, precision: Precision, kept: str | None, masked: str | None) -> tuple[OperatorUse, ...]:
     """One record for each kind of operator, in the order of the file, which must still have its names.
 
-    `kept` is the pattern of what was left in float on request.
+    `kept` is the pattern of what was left in float on request, `masked` of what was for masks.
     """
     counted: Counter[tuple[str, str, str | None, str]] = Counter()
     for graph in model.subgraphs:
@@ -44,7 +45,7 @@ def operator_uses(model: Any, precision: Precision, kept: str | None) -> tuple[O
             why = ""
             if arithmetic == "fp32" and not hybrid and name not in _CONVERSIONS:
                 scope = graph.tensors[operator.outputs[0]].name.decode()
-                why = _why_float(name, scope, weights, precision, kept)
+                why = _why_float(name, scope, weights, precision, kept, masked)
             counted[name, "int8" if hybrid else arithmetic, weights, why] += 1
     return tuple(
         OperatorUse(name, count, arithmetic, weights, why)
@@ -62,7 +63,9 @@ def notes(uses: tuple[OperatorUse, ...], precision: Precision) -> tuple[str, ...
     return (f"{kept} of {total} operators kept in float: {', '.join(sorted({use.operator for use in floats}))}",)
 
 
-def _why_float(name: str, scope: str, weights: str | None, precision: Precision, kept: str | None) -> str:
+def _why_float(
+    name: str, scope: str, weights: str | None, precision: Precision, kept: str | None, masked: str | None
+) -> str:
     """What kept an operator from the integers that its precision asks for."""
     if precision in (Precision.FP32, Precision.FP16):
         return ""
@@ -73,7 +76,9 @@ def _why_float(name: str, scope: str, weights: str | None, precision: Precision,
             return _OF_NORMS
         if name in _TABLES:
             return _COPIES
-        return _OF_ATTENTION if name in ATTENTION else _NO_FORM
+        if name in ATTENTION:
+            return _OF_ATTENTION
+        return _OF_MASKS if masked is not None and re.search(masked, scope) else _NO_FORM
     if weights == "fp32" or (precision is Precision.W4 and weights == "int8"):
         return _NO_FORM
     return _SLOW if precision is Precision.INT8_DYNAMIC and name in CONVOLUTIONS else ""

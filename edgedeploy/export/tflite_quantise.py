@@ -9,7 +9,8 @@ from typing import Any
 from edgedeploy.errors import ExportError
 from edgedeploy.export.capture import CONVERTER_ERRORS
 from edgedeploy.export.flatbuffer import is_constant, operator_name
-from edgedeploy.export.tflite_ranges import statistics
+from edgedeploy.export.tflite_masks import meeting_masks
+from edgedeploy.export.tflite_ranges import ranges, statistics
 from edgedeploy.quiet import quiet
 from edgedeploy.records import Calibration, Precision, Target
 from edgedeploy.task import Task
@@ -41,32 +42,34 @@ _LEVELS = {Precision.INT8: 1 << 8, Precision.INT16X8: 1 << 16}
 _ACTIVATION_BITS = {Precision.INT8: 8, Precision.INT16X8: 16}
 
 
-def quantise_named(source: Path, model: Any, target: Target, task: Task, kept: str | None) -> bytes:
+def quantise_named(source: Path, model: Any, target: Target, task: Task, kept: str | None) -> tuple[bytes, str | None]:
     """Return the file `source`, whose object tree is `model`, as `target` says, with all names.
 
-    What `kept` fits stays in float. Raises ExportError.
+    What `kept` fits stays in float, and so does what may meet a mask, of which the pattern is returned too. Raises
+    ExportError.
     """
     with quiet():
         from ai_edge_quantizer import quantizer
 
         try:
-            seen = None
+            seen = masked = None
             if target.precision.calibrated:
                 levels = _LEVELS[target.precision]
-                seen = statistics(source, model, task, target.calibration or Calibration(), levels)
-            wanted = _recipe(target.precision, kept, _constant_on_the_left(model))
+                found = ranges(source, model, task, target.calibration or Calibration(), levels)
+                seen, masked = statistics(model, found), meeting_masks(model, found)
+            wanted = _recipe(target.precision, kept, _constant_on_the_left(model), masked)
             result = quantizer.Quantizer(str(source), wanted.get_quantization_recipe()).quantize(seen)
         except CONVERTER_ERRORS as error:
             raise ExportError(
                 f"ai-edge-quantizer cannot make the net {target.precision}: {type(error).__name__}: {error}"
             ) from error
-    return bytes(result.quantized_model)
+    return bytes(result.quantized_model), masked
 
 
-def _recipe(precision: Precision, kept: str | None, left: str | None) -> Any:
+def _recipe(precision: Precision, kept: str | None, left: str | None, masked: str | None) -> Any:
     """The rules of one precision, of which the last that fits an operator holds.
 
-    `kept` fits what stays in float, `left` the products whose weights come first.
+    `kept` and `masked` fit what stays in float, `left` the products whose weights come first.
     """
     from ai_edge_quantizer import recipe
     from ai_edge_quantizer.recipe_manager import RecipeManager
@@ -100,8 +103,8 @@ def _recipe(precision: Precision, kept: str | None, left: str | None) -> Any:
     if precision is not Precision.FP16:
         # Its kernel reads the rows it needs as they are; a dequantised table would be the size of the float one.
         rules.add_dynamic_config(".*;", operation.EMBEDDING_LOOKUP, num_bits=4 if precision is Precision.W4 else 8)
-    if kept is not None:
-        rules.add_quantization_config(kept, operation.ALL_SUPPORTED, algorithm_key=algorithm.NO_QUANTIZE)
+    for pattern in filter(None, (masked, kept)):
+        rules.add_quantization_config(pattern, operation.ALL_SUPPORTED, algorithm_key=algorithm.NO_QUANTIZE)
     return rules
 
 

@@ -2,31 +2,56 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import math
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from edgedeploy.export.calibration import Observed, calibration_inputs, ranges_of
+from edgedeploy.export.calibration import Observed, Range, calibration_inputs, ranges_of
 from edgedeploy.export.flatbuffer import FLOAT32, is_constant, position
+from edgedeploy.export.tflite_masks import BOUND, INFINITE
 from edgedeploy.export.tflite_names import weight_index
 from edgedeploy.quiet import quiet
 from edgedeploy.records import Calibration
 from edgedeploy.task import Task
 
-# What stands for minus infinity in a mask of attention says nothing of the range of the rest.
-_MASK = 3e38
+
+class _Unbounded(Observed):
+    """The values that one tensor took, of which infinities make an end infinite."""
+
+    def __init__(self, name: str, calibration: Calibration) -> None:
+        super().__init__(name, calibration)
+        self._below = self._above = False
+
+    def see(self, values: np.ndarray) -> None:
+        """Take in values of any shape. Raises ExportError where one is NaN."""
+        infinite = np.abs(values) > INFINITE
+        self._below |= bool((values[infinite] < 0).any())
+        self._above |= bool((values[infinite] > 0).any())
+        super().see(values[~infinite])
+
+    def range(self, calibration: Calibration, levels: int = 256) -> Range:
+        """The lowest and highest value to encode in `levels` steps, or the infinity that was seen beyond it."""
+        low, high = super().range(calibration, levels)
+        return -math.inf if self._below else low, math.inf if self._above else high
 
 
-def statistics(
-    source: Path, model: Any, task: Task, calibration: Calibration, levels: int
-) -> dict[str, dict[str, np.ndarray]]:
-    """What ai-edge-quantizer wants to know of each activation of `source`, whose object tree is `model`.
+def ranges(source: Path, model: Any, task: Task, calibration: Calibration, levels: int) -> Mapping[str, Range]:
+    """The range of each activation of `source`, whose object tree is `model`; an end is infinite where a mask was."""
+    return ranges_of(source, calibration, levels, lambda: _observe(source, model, task, calibration))
+
+
+def statistics(model: Any, seen: Mapping[str, Range]) -> dict[str, dict[str, np.ndarray]]:
+    """What ai-edge-quantizer wants to know of each activation of `model`, of which the ranges `seen` are known.
 
     Its own calibrator takes moving averages by default, which cut off every outlier: eight times the error on a GRU.
     """
-    found = dict(ranges_of(source, calibration, levels, lambda: _observe(source, model, task, calibration)))
+    found = {
+        name: (-BOUND if low == -math.inf else low, BOUND if high == math.inf else high)
+        for name, (low, high) in seen.items()
+    }
     for names in _meeting_the_same_weights(model):
         found |= dict.fromkeys(names, (min(found[name][0] for name in names), max(found[name][1] for name in names)))
     dimensions = {tensor.name.decode(): len(tensor.shape) for tensor in model.subgraphs[0].tensors}
@@ -60,7 +85,7 @@ def _observe(source: Path, model: Any, task: Task, calibration: Calibration) -> 
 
     graph = model.subgraphs[0]
     observed = {
-        index: Observed(tensor.name.decode(), calibration)
+        index: _Unbounded(tensor.name.decode(), calibration)
         for index, tensor in enumerate(graph.tensors)
         if tensor.type == FLOAT32 and not is_constant(model, graph, index)
     }
@@ -84,7 +109,6 @@ def _observe(source: Path, model: Any, task: Task, calibration: Calibration) -> 
                 interpreter.set_tensor(index, values.astype(details[index]["dtype"]))
             interpreter.invoke()
             for index, tensor in observed.items():
-                values = interpreter.get_tensor(index)
-                tensor.see(values[~(np.abs(values) > _MASK)])
+                tensor.see(interpreter.get_tensor(index))
     for index, tensor in observed.items():
         yield graph.tensors[index].name.decode(), tensor
