@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import cache
 from itertools import repeat
 from pathlib import Path
 
@@ -16,7 +17,7 @@ from edgedeploy.errors import ExportError, PlanError
 from edgedeploy.exported_file import run_exported
 from edgedeploy.on_device.runtimes import open_model
 from edgedeploy.records import Format, Precision, Target
-from edgedeploy.task import predict
+from edgedeploy.task import Task, predict
 from tests.export import breadth
 from tests.export.nets import make_task
 
@@ -25,13 +26,28 @@ pytestmark = pytest.mark.builds
 FP32 = {file_format: Target(file_format, Precision.FP32) for file_format in Format}
 
 
+Converted = Callable[[str, Format], tuple[nn.Module, Task, export.FloatFile]]
+
+
+@pytest.fixture(scope="module")
+def converted(tmp_path_factory: pytest.TempPathFactory) -> Converted:
+    @cache
+    def get(name: str, file_format: Format) -> tuple[nn.Module, Task, export.FloatFile]:
+        net = breadth.net_of(name)
+        task = make_task(lambda: net, breadth.inputs_of(name))
+        return net, task, export.convert(net, file_format, task, tmp_path_factory.mktemp(name))
+
+    return get
+
+
 @pytest.mark.parametrize("file_format", Format)
 @pytest.mark.parametrize("name", breadth.NETS)
-def test_the_file_computes_what_the_net_computes(tmp_path: Path, name: str, file_format: Format) -> None:
-    net, inputs = breadth.net_of(name), breadth.inputs_of(name)
-    task = make_task(lambda: net, inputs)
+def test_the_file_computes_what_the_net_computes(
+    converted: Converted, tmp_path: Path, name: str, file_format: Format
+) -> None:
+    (net, task, source), inputs = converted(name, file_format), breadth.inputs_of(name)
     target = FP32[file_format]
-    exported = export.export(net, target, task, tmp_path)
+    exported = export.quantise(source, target, task, tmp_path)
     assert export.check_parity(exported, target, task).relative_rms_error < 1e-5
     described = exported.contract["inputs"], exported.contract["outputs"]
     outputs = predict(net, inputs)
@@ -46,6 +62,20 @@ def test_the_file_computes_what_the_net_computes(tmp_path: Path, name: str, file
                 open_model(str(exported.path), exported.contract).run(list(some)), predict(net, some), strict=True
             ):
                 np.testing.assert_allclose(given, wanted, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("precision", [Precision.INT8, Precision.INT8_DYNAMIC, Precision.INT16X8])
+@pytest.mark.parametrize("file_format", Format)
+@pytest.mark.parametrize("name", ["encoder", "attention"])
+def test_attention_is_masked_in_integers_too(
+    converted: Converted, tmp_path: Path, name: str, file_format: Format, precision: Precision
+) -> None:
+    _, task, source = converted(name, file_format)
+    target = Target(file_format, precision)
+    exported = export.quantise(source, target, task, tmp_path)
+    assert export.check_parity(exported, target, task).relative_rms_error < 0.1
+    for output in run_exported(exported.path, exported.contract, task.test.inputs, repeat(target.static_batch or 8)):
+        assert np.isfinite(output).all()
 
 
 class TopTwo(nn.Module):
