@@ -12,6 +12,7 @@ from edgedeploy.errors import ExportError
 from edgedeploy.export import onnx_dynamic, onnx_graph, onnx_int8, onnx_operators, onnx_weights, trained_scales
 from edgedeploy.export.capture import CONVERTER_ERRORS, capture, explain, sample
 from edgedeploy.export.onnx_given import given
+from edgedeploy.export.onnx_halves import halve
 from edgedeploy.export.onnx_inner import tracer as tracer
 from edgedeploy.export.shared import Written, size_note, tensor_names
 from edgedeploy.quiet import quiet
@@ -74,7 +75,7 @@ def _quantised(source: Path, target: Target, task: Task, keep_float: Collection[
         return trained_scales.to_onnx(proto, target)
     match target.precision:
         case Precision.FP16:
-            return _halve(proto, keep_float)
+            return halve(proto, keep_float)
         case Precision.W8 | Precision.W4:
             bits = 8 if target.precision is Precision.W8 else 4
             onnx_weights.store(proto.graph, list(onnx_graph.weights(proto.graph, keep_float)), bits)
@@ -158,18 +159,6 @@ def _convert(model: nn.Module, task: Task, batch: int | None = None) -> Any:
     del proto.graph.value_info[:]  # shapes of before the simplification, which quantisers trip over
     onnx_graph.name_layers(proto, paths, model)
     return proto
-
-
-def _halve(proto: Any, keep_float: Collection[str]) -> Any:
-    with quiet():
-        from onnxruntime.transformers.float16 import convert_float_to_float16
-        from onnxruntime.transformers.onnx_model import OnnxModel
-
-        # onnxconverter-common has the same function, whose casts break on Transformer encoders.
-        kept = [node.name for node in proto.graph.node if onnx_graph.layer_of(node) in keep_float]
-        halved = OnnxModel(convert_float_to_float16(proto, keep_io_types=True, node_block_list=kept))
-        halved.topological_sort(is_deterministic=True)  # it puts the casts at the end
-        return halved.model
 
 
 def _strip(proto: Any) -> Any:

@@ -64,10 +64,10 @@ def test_the_file_computes_what_the_net_computes(
                 np.testing.assert_allclose(given, wanted, rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("precision", [Precision.INT8, Precision.INT8_DYNAMIC, Precision.INT16X8])
+@pytest.mark.parametrize("precision", [Precision.FP16, Precision.INT8, Precision.INT8_DYNAMIC, Precision.INT16X8])
 @pytest.mark.parametrize("file_format", Format)
 @pytest.mark.parametrize("name", ["encoder", "attention"])
-def test_attention_is_masked_in_integers_too(
+def test_attention_is_masked_in_fewer_bits_too(
     converted: Converted, tmp_path: Path, name: str, file_format: Format, precision: Precision
 ) -> None:
     _, task, source = converted(name, file_format)

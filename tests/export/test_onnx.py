@@ -54,6 +54,31 @@ def test_fp16_keeps_float32_at_its_edges(make: Make) -> None:
     assert onnx.TensorProto.FLOAT not in {tensor.data_type for tensor in graph.initializer}
 
 
+class NormsFirst(nn.Module):
+    """Puts time first after a norm, for three layers at once, and for its output too."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(8)
+        self.query, self.key, self.value = (nn.Linear(8, 8, bias=False) for _ in range(3))
+        self.head = nn.Linear(8, 4, bias=False)
+
+    def forward(self, rows: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        turned = self.norm(rows).transpose(0, 1)
+        mixed = self.head(torch.tanh(self.query(turned)) * self.key(turned) + self.value(turned))
+        return mixed.transpose(0, 1), turned.amax(0)
+
+
+@pytest.mark.parametrize("kept", [[], ["key"]])
+def test_fp16_of_a_product_with_what_was_transposed(tmp_path: Path, kept: list[str]) -> None:
+    torch.manual_seed(0)
+    net = NormsFirst().eval()
+    task = make_task(lambda: net, (np.random.default_rng(0).normal(size=(32, 5, 8)).astype(np.float32),))
+    source = export.convert(net, Format.ONNX, task, tmp_path)
+    exported = export.quantise(source, target(Precision.FP16), task, tmp_path, kept)
+    assert export.check_parity(exported, target(Precision.FP16), task).relative_rms_error < 1e-3
+
+
 class TiedLanguageModel(nn.Module):
     """Its embedding is its last layer, too."""
 
