@@ -51,7 +51,7 @@ def meeting_masks(model: Any, ranges: Mapping[str, Range]) -> str | None:
     infinite = {
         index
         for index, tensor in enumerate(graph.tensors)
-        if (np.isinf(ranges.get(tensor.name.decode(), 0.0)).any() or _holds_infinity(model, graph, index))
+        if np.isinf(ranges.get(tensor.name.decode(), 0.0)).any() or _holds_infinity(model, graph, index)
     }
     meeting = [operator for operator in graph.operators if infinite & {*operator.inputs, *operator.outputs}]
     found = [*meeting, *_leading_to_softmax(model, graph)]
