@@ -216,7 +216,12 @@ class _Graph:
                 node.input[position] = self._add(name, (before.astype(np.int16) + 128).astype(np.uint8))
 
     def drop_unused(self) -> None:
-        used = {name for node in self._graph.node for name in node.input}
+        outputs = {value.name for value in self._graph.output}
+        used = outputs | {name for node in self._graph.node for name in node.input}
+        while dead := [node for node in self._graph.node if not used.intersection(node.output)]:
+            for node in dead:
+                self._graph.node.remove(node)
+            used = outputs | {name for node in self._graph.node for name in node.input}
         for tensor in list(self._graph.initializer):
             if tensor.name not in used:
                 self._graph.initializer.remove(tensor)

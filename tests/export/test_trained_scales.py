@@ -86,6 +86,16 @@ def test_the_file_computes_what_the_trained_net_computes(
     assert (expected == task.test.targets).mean() > 0.9
 
 
+@pytest.mark.parametrize("family", FAMILIES)
+def test_nothing_is_stored_that_no_node_reads(family: str, written: Callable[..., Exported]) -> None:
+    import onnx
+
+    graph = onnx.load(written(family, ONNX).path).graph
+    read = {name for node in graph.node for name in node.input} | {value.name for value in graph.output}
+    assert all(read.intersection(node.output) for node in graph.node)
+    assert read >= {tensor.name for tensor in graph.initializer}
+
+
 @pytest.fixture(scope="session", params=["encoder", "decoder"])
 def odd_net(request: pytest.FixtureRequest) -> Net:
     """A net with masks, or with several branches, after one short epoch."""
