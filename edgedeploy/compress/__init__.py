@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any, cast
 
 from edgedeploy.compress.channels import PruneChannels
 from edgedeploy.compress.checks import checked_outputs
+from edgedeploy.compress.held import finalise
 from edgedeploy.compress.magnitude import PruneMagnitude
-from edgedeploy.compress.masks import finalise
 from edgedeploy.compress.quantise_aware import QuantiseAware
 from edgedeploy.compress.quantise_weights import QuantiseWeights
 from edgedeploy.compress.training import FineTune

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 from edgedeploy.compress.graph import layers_before_outputs, splits_into_groups
-from edgedeploy.compress.masks import masks_of
+from edgedeploy.compress.held import masks_of
 from edgedeploy.errors import CompressionError
 
 if TYPE_CHECKING:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
-from edgedeploy.compress.masks import hold, masks_of
+from edgedeploy.compress.held import hold, masks_of
 from edgedeploy.compress.weights import weights as layer_weights
 from edgedeploy.errors import CompressionError
 

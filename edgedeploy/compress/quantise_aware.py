@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 
 from edgedeploy.compress import graph_rewrites, integer_graph
-from edgedeploy.compress.masks import hold, masks_of
+from edgedeploy.compress.held import hold, masks_of
 from edgedeploy.compress.training import Training, reproducible, train
 from edgedeploy.errors import CompressionError
 from edgedeploy.quiet import quiet

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 from edgedeploy.compress.grids import LayerGrid, Scheme
-from edgedeploy.compress.masks import masks_of
+from edgedeploy.compress.held import masks_of
 from edgedeploy.compress.training import Training, reproducible, train
-from edgedeploy.compress.weights import weights
+from edgedeploy.compress.weights import chosen, weights
 from edgedeploy.errors import CompressionError
 
 if TYPE_CHECKING:
@@ -72,29 +72,18 @@ class QuantiseWeights(Training):
 
     def _grids(self, model: nn.Module) -> dict[str, LayerGrid]:
         found = {name: axis for name, _, axis in weights(model)}
-        for skipped in self.skip:
-            if not any(_is_part(name, skipped) for name in found):
-                raise CompressionError(
-                    f"{self.kind}: skip names {skipped!r}, but no weight is called so; these are: {', '.join(found)}"
-                )
-        chosen = {
-            name: axis for name, axis in found.items() if not any(_is_part(name, skipped) for skipped in self.skip)
-        }
-        if not chosen:
-            reason = (
-                "skip leaves out every weight" if found else "the net has no convolution, linear or recurrent layer"
+        if not found:
+            raise CompressionError(
+                f"{self.kind}: there is nothing to quantise: the net has no convolution, linear or recurrent layer"
             )
-            raise CompressionError(f"{self.kind}: there is nothing to quantise: {reason}")
+        left = chosen(self.kind, list(found), (), self.skip)
         masks = masks_of(model)
         one_step = self.per == "tensor" or self.scheme == "fixed-point"
         return {
             name: LayerGrid(self.scheme, self.bits, None if one_step else axis, masks.get(name))
-            for name, axis in chosen.items()
+            for name, axis in found.items()
+            if name in left
         }
-
-
-def _is_part(name: str, of: str) -> bool:
-    return name == of or name.startswith(f"{of}.")
 
 
 @contextmanager

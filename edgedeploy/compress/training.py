@@ -5,13 +5,13 @@ from __future__ import annotations
 import math
 import os
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-from edgedeploy.compress.masks import enforce
+from edgedeploy.compress.held import enforce
 from edgedeploy.errors import CompressionError, PlanError
 
 if TYPE_CHECKING:
@@ -19,6 +19,15 @@ if TYPE_CHECKING:
     from torch import nn
 
     from edgedeploy.task import Task
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Batch:
+    """Some examples of the training split, by their places in it; see `train`."""
+
+    places: torch.Tensor
+    inputs: tuple[torch.Tensor, ...]
+    targets: torch.Tensor
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,21 +137,28 @@ def train(
     task: Task,
     settings: Training,
     on_epoch: Callable[[str], None] = lambda _: None,
+    *,
+    loss: Callable[[Batch], torch.Tensor] | None = None,
     around_pass: Callable[[float], AbstractContextManager[None]] = lambda _: nullcontext(),
+    after_step: Callable[[float], None] = lambda _: None,
+    more_parameters: Sequence[nn.Parameter] = (),
 ) -> None:
-    """Train the net in place and leave it in eval mode; zeros that masks hold stay.
+    """Train the net in place and leave it in eval mode; what is held of it (see `held`) stays so.
 
-    Each forward and backward pass runs inside `around_pass(progress)`, progress from 0 to below 1, the optimiser's
-    step outside: there a pass may put other weights in for the while. Raises CompressionError when it diverges.
+    `loss` runs the net on a batch itself; by default it is the task's. Each forward and backward pass runs inside
+    `around_pass(progress)`, progress from 0 to below 1, the optimiser's step outside: there a pass may put other
+    weights in for the while. `after_step(progress)` comes after each step and may change weights, or what is held.
+    `more_parameters` are trained too, though they are not the net's. Raises CompressionError when it diverges.
     """
     import torch
 
     inputs = [torch.from_numpy(array) for array in task.train.inputs]
     targets = torch.from_numpy(task.train.targets)
-    loss_of = task.loss or _default_loss
+    if loss is None:
+        loss = _loss_of(model, task)
     shuffle = torch.Generator().manual_seed(settings.seed)
     batches = math.ceil(len(targets) / settings.batch_size)
-    optimiser = _optimiser(model, settings)
+    optimiser = _optimiser(model, more_parameters, settings)
     step = 0
     model.train()
     for epoch in range(1, settings.epochs + 1):
@@ -157,30 +173,41 @@ def train(
             optimiser.zero_grad()
             try:
                 with around_pass(progress):
-                    loss = loss_of(model(*(array[chosen] for array in inputs)), targets[chosen])
-                    loss.backward()  # type: ignore[no-untyped-call]
+                    found = loss(Batch(chosen, tuple(array[chosen] for array in inputs), targets[chosen]))
+                    found.backward()  # type: ignore[no-untyped-call]
             except (RuntimeError, ValueError, IndexError, TypeError) as error:
                 message = " ".join(str(error).split())[:300]
                 raise CompressionError(
                     f"{settings.kind}: a training step raised {type(error).__name__}: {message}; "
                     "check that the net, the targets and the loss fit together"
                 ) from error
-            if not math.isfinite(value := float(loss.detach())):
+            if not math.isfinite(value := float(found.detach())):
                 raise CompressionError(
                     f"{settings.kind}: the loss became {value} in epoch {epoch}; "
                     f"lower learning_rate (now {settings.learning_rate})"
                 )
             optimiser.step()
+            after_step(progress)
             enforce(model)
             total += value * len(chosen)
         on_epoch(f"epoch {epoch}/{settings.epochs}, loss {total / len(targets):.4f}")
     model.eval()
 
 
-def _optimiser(model: nn.Module, settings: Training) -> torch.optim.Optimizer:
+def task_loss(task: Task) -> Callable[[Any, torch.Tensor], torch.Tensor]:
+    """What the task trains for, of the net's output and the targets: its own loss, or the default for its targets."""
+    return task.loss or _default_loss
+
+
+def _loss_of(model: nn.Module, task: Task) -> Callable[[Batch], torch.Tensor]:
+    measure = task_loss(task)
+    return lambda batch: measure(model(*batch.inputs), batch.targets)
+
+
+def _optimiser(model: nn.Module, more: Sequence[nn.Parameter], settings: Training) -> torch.optim.Optimizer:
     import torch
 
-    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    parameters = [parameter for parameter in (*model.parameters(), *more) if parameter.requires_grad]
     if not parameters:
         raise CompressionError(f"{settings.kind}: the net has no parameter that can be trained")
     decayed = [p for p in parameters if p.ndim >= 2]

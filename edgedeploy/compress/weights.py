@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING
+
+from edgedeploy.errors import CompressionError
 
 if TYPE_CHECKING:
     from torch import nn
@@ -26,3 +29,29 @@ def weights(model: nn.Module) -> Iterator[tuple[str, nn.Parameter, int]]:
             if parameter.ndim >= 2 and id(parameter) not in seen:
                 seen.add(id(parameter))
                 yield f"{prefix}.{name}" if prefix else name, parameter, axis
+
+
+def chosen(kind: str, names: Sequence[str], only: Sequence[str], skip: Sequence[str]) -> list[str]:
+    """Those of `names` that `only` names (all where it is empty) and `skip` does not, in their order.
+
+    Both hold names of layers, which stand for all inside, or of single weights; `*` and `?` stand for any characters.
+    Raises CompressionError, led by the pass's `kind`, where an entry names nothing or nothing is left.
+    """
+    for setting, entries in (("only", only), ("skip", skip)):
+        for entry in entries:
+            if not any(_is_part(name, entry) for name in names):
+                raise CompressionError(
+                    f"{kind}: {setting} names {entry!r}, but nothing is called so; these are: {', '.join(names)}"
+                )
+    left = [
+        name
+        for name in names
+        if (not only or any(_is_part(name, entry) for entry in only)) and not any(_is_part(name, e) for e in skip)
+    ]
+    if names and not left:
+        raise CompressionError(f"{kind}: only and skip leave nothing of {', '.join(names)}")
+    return left
+
+
+def _is_part(name: str, of: str) -> bool:
+    return fnmatchcase(name, of) or fnmatchcase(name, f"{of}.*")

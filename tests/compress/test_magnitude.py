@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from edgedeploy.compress import FineTune, PruneMagnitude, apply_passes, finalise
-from edgedeploy.compress.masks import masks_of
+from edgedeploy.compress.held import masks_of
 from edgedeploy.errors import CompressionError
 from edgedeploy.task import Task
 from tests.compress.measures import accuracy, same_weights

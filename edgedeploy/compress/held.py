@@ -1,0 +1,115 @@
+"""What later passes must not undo, kept with the net: which weights stay zero, and which share one value."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+from edgedeploy.errors import CompressionError
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+
+# Plain attributes: they are copied with the net, yet are in no state dict and in no exported graph.
+_MASKS = "_edgedeploy_masks"
+_SHARED = "_edgedeploy_shared"
+
+
+def masks_of(model: nn.Module) -> Mapping[str, torch.Tensor]:
+    """Parameter name -> boolean tensor of its shape, False where the weight must stay zero."""
+    masks: Mapping[str, torch.Tensor] = getattr(model, _MASKS, {})
+    return masks
+
+
+def shared_of(model: nn.Module) -> Mapping[str, torch.Tensor]:
+    """Parameter name -> integer tensor of its shape: weights of one number share one value, -1 stands alone."""
+    shared: Mapping[str, torch.Tensor] = getattr(model, _SHARED, {})
+    return shared
+
+
+def hold(model: nn.Module, masks: Mapping[str, torch.Tensor]) -> None:
+    """Zero what the masks forbid, now and at each later `enforce`; earlier masks stay in force."""
+    held = masks_of(model)
+    together = {name: mask & held[name] if name in held else mask for name, mask in masks.items()}
+    setattr(model, _MASKS, {**held, **together})
+    enforce(model)
+
+
+def share(model: nn.Module, labels: Mapping[str, torch.Tensor]) -> None:
+    """Give weights of one label one value, their mean, now and at each later `enforce`; replaces earlier labels.
+
+    The mean of weights that each took a step is their common value after one step along the mean gradient, so that
+    training moves the centroids (Han et al., Deep Compression, arXiv:1510.00149, section 3.3).
+    """
+    setattr(model, _SHARED, {**shared_of(model), **labels})
+    enforce(model)
+
+
+def release(model: nn.Module, names: set[str]) -> None:
+    """Forget what is held of these parameters, for a pass that gives them back."""
+    for attribute in (_MASKS, _SHARED):
+        setattr(model, attribute, {n: v for n, v in getattr(model, attribute, {}).items() if n not in names})
+
+
+def enforce(model: nn.Module) -> None:
+    """Set to zero, and to one value, again what an optimiser step has moved."""
+    import torch
+
+    with torch.no_grad():
+        for name, mask in masks_of(model).items():
+            model.get_parameter(name).masked_fill_(~mask, 0.0)  # a product would leave negative zeros
+        for name, labels in shared_of(model).items():
+            parameter = model.get_parameter(name)
+            together = labels >= 0
+            numbers, values = labels[together], parameter.detach()[together].double()
+            size = int(numbers.max()) + 1 if len(numbers) else 0
+            sums = torch.zeros(size, dtype=torch.float64).index_add_(0, numbers, values)
+            counts = torch.bincount(numbers, minlength=size).clamp(min=1)
+            parameter[together] = (sums / counts).to(parameter.dtype)[numbers]
+
+
+def follow(model: nn.Module, before: nn.Module, renamed: Mapping[str, str] | None = None) -> None:
+    """Hold in `model`, cut or re-ordered from `before`, what its values show was held there.
+
+    `renamed` maps parameter names of `model` to those of `before` where they differ. Held zeros are the exact zeros
+    of a parameter that had a mask, weights of one label the equal values of one that shared; names that are gone are
+    forgotten.
+    """
+    import torch
+
+    renamed = renamed or {}
+    masks, shared = masks_of(before), shared_of(before)
+    named = {name: parameter.detach() for name, parameter in model.named_parameters()}
+    new_masks = {name: weight != 0 for name, weight in named.items() if renamed.get(name, name) in masks}
+    new_shared = {}
+    for name, weight in named.items():
+        if renamed.get(name, name) in shared:
+            new_shared[name] = torch.unique(weight, return_inverse=True)[1].masked_fill(weight == 0, -1)
+    setattr(model, _MASKS, new_masks)
+    setattr(model, _SHARED, new_shared)
+
+
+def finalise(model: nn.Module) -> None:
+    """Make what is held permanent and forget that it was, as the last step before export.
+
+    Raises CompressionError when a pass has brought forbidden weights back, moved shared ones apart, or changed shapes.
+    """
+    for name, mask in masks_of(model).items():
+        parameter = model.get_parameter(name)
+        if parameter.shape != mask.shape or bool((parameter.detach()[~mask] != 0).any()):
+            raise CompressionError(
+                f"a later pass lost the zeros that pruning put into {name}; put the pruning of weights after it"
+            )
+    for name, labels in shared_of(model).items():
+        parameter = model.get_parameter(name)
+        together = labels >= 0
+        if parameter.shape == labels.shape:
+            before = parameter.detach().clone()
+            enforce(model)
+            if bool((before == parameter.detach())[together].all()):
+                continue
+        raise CompressionError(f"a later pass moved the shared weights of {name} apart; put share-weights after it")
+    for attribute in (_MASKS, _SHARED):
+        if hasattr(model, attribute):
+            delattr(model, attribute)
