@@ -12,7 +12,6 @@ from edgedeploy.task import Task
 
 
 def test_the_table_names_each_pass_by_its_kind() -> None:
-    assert list(PASSES) == ["prune-channels", "prune-magnitude", "fine-tune", "quantise-aware", "quantise-weights"]
     for kind, implementation in PASSES.items():
         assert implementation.kind == kind
         assert implementation.version >= 1
