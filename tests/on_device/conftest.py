@@ -18,3 +18,15 @@ def board(tmp_path: Path) -> VirtualBoard:
 def variant(board: VirtualBoard, tmp_path: Path) -> dict[str, Any]:
     model = models.onnx_matmul()
     return board.variant(model, models.ONNX, models.probe_of(model, models.ONNX, tmp_path))
+
+
+@pytest.fixture
+def onnx_file(tmp_path: Path) -> str:
+    (tmp_path / "m.onnx").write_bytes(models.onnx_matmul())
+    return str(tmp_path / "m.onnx")
+
+
+@pytest.fixture
+def tflite_file(tmp_path: Path) -> str:
+    (tmp_path / "m.tflite").write_bytes(models.tflite_dense())
+    return str(tmp_path / "m.tflite")

@@ -32,18 +32,6 @@ def delegate(tmp_path_factory: pytest.TempPathFactory) -> str:
     return str(library)
 
 
-@pytest.fixture
-def onnx_file(tmp_path: Path) -> str:
-    (tmp_path / "m.onnx").write_bytes(models.onnx_matmul())
-    return str(tmp_path / "m.onnx")
-
-
-@pytest.fixture
-def tflite_file(tmp_path: Path) -> str:
-    (tmp_path / "m.tflite").write_bytes(models.tflite_dense())
-    return str(tmp_path / "m.tflite")
-
-
 @pytest.mark.parametrize(
     ("asked", "nodes", "used", "share", "rest"),
     [

@@ -13,18 +13,6 @@ from tests.on_device import models
 EXPECTED = models.EXAMPLES @ models.WEIGHTS
 
 
-@pytest.fixture
-def onnx_file(tmp_path: Path) -> str:
-    (tmp_path / "m.onnx").write_bytes(models.onnx_matmul())
-    return str(tmp_path / "m.onnx")
-
-
-@pytest.fixture
-def tflite_file(tmp_path: Path) -> str:
-    (tmp_path / "m.tflite").write_bytes(models.tflite_dense())
-    return str(tmp_path / "m.tflite")
-
-
 def test_onnx_takes_any_batch(onnx_file: str) -> None:
     model = open_model(onnx_file, models.ONNX)
     assert (model.runtime, model.placement([models.EXAMPLES])) == ("onnxruntime", {"cpu": 1})
