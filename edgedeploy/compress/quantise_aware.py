@@ -14,7 +14,7 @@ from edgedeploy.compress.held import hold, masks_of
 from edgedeploy.compress.training import Training, reproducible, train
 from edgedeploy.errors import CompressionError
 from edgedeploy.quiet import quiet
-from edgedeploy.records import Int8Form
+from edgedeploy.records import Calibration, Int8Form
 from edgedeploy.task import predict
 from edgedeploy.tracing import exportable
 
@@ -23,7 +23,6 @@ if TYPE_CHECKING:
 
     from edgedeploy.task import Task
 
-_CALIBRATION_EXAMPLES = 128
 # What torch.export is seen to raise; it is a compiler, with no exception of its own for "cannot".
 _TRACING_ERRORS = (RuntimeError, TypeError, ValueError, AssertionError, AttributeError, LookupError)
 _FREEZE_AFTER = 0.5  # of all steps: the weights then settle under scales that no longer move
@@ -112,9 +111,7 @@ def traced(model: nn.Module, task: Task) -> fx.GraphModule:
 
 def _watch(module: fx.GraphModule, task: Task) -> None:
     """Give each rounding the range of its tensor on the calibration split to start from. Raises CompressionError."""
-    count = min(len(task.calibration), _CALIBRATION_EXAMPLES)
-    chosen = np.linspace(0, len(task.calibration) - 1, count).astype(int)
-    predict(module, tuple(array[chosen] for array in task.calibration.inputs))
+    predict(module, task.calibration.spread(Calibration().examples))
     endless = integer_graph.without_bounds(module)
     if endless:
         raise CompressionError(

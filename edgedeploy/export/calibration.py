@@ -11,7 +11,6 @@ import numpy as np
 
 from edgedeploy.errors import ExportError
 from edgedeploy.records import Calibration
-from edgedeploy.task import Arrays, Task
 
 Range = tuple[float, float]
 
@@ -145,13 +144,6 @@ def _divergence(counts: np.ndarray, cut: int, levels: int) -> float:
     # Clipped values may end in a bin that was empty: a small probability stands for none at all.
     held = p > 0
     return float(np.sum(p[held] * np.log(p[held] / np.maximum(q[held], 1e-4))))
-
-
-def calibration_inputs(task: Task, calibration: Calibration) -> Arrays:
-    """As many examples of the calibration split as asked for, evenly spread, in one batch."""
-    total = len(task.calibration)
-    chosen = np.unique(np.linspace(0, total - 1, min(total, calibration.examples)).astype(int))
-    return tuple(array[chosen] for array in task.calibration.inputs)
 
 
 def ranges_of(

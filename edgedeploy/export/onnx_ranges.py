@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from edgedeploy.export.calibration import Observed, Range, calibration_inputs, ranges_of
+from edgedeploy.export.calibration import Observed, Range, ranges_of
 from edgedeploy.export.onnx_session import open_session, told
 from edgedeploy.export.shared import tensor_names
 from edgedeploy.records import Calibration
@@ -40,7 +40,8 @@ def _observe(
     with told(doing):
         session = open_session(proto)
     observed = {name: Observed(name, calibration) for name in names}
-    inputs = dict(zip(tensor_names("input", len(task.example)), calibration_inputs(task, calibration), strict=True))
+    examples = task.calibration.spread(calibration.examples)
+    inputs = dict(zip(tensor_names("input", len(examples)), examples, strict=True))
     inner = [name for name in names if name not in entries]
     total = len(next(iter(inputs.values())))
     fixed = proto.graph.input[0].type.tensor_type.shape.dim[0].dim_value

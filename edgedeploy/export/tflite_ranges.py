@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from edgedeploy.export.calibration import Observed, Range, calibration_inputs, ranges_of
+from edgedeploy.export.calibration import Observed, Range, ranges_of
 from edgedeploy.export.flatbuffer import FLOAT32, is_constant, position
 from edgedeploy.export.tflite_masks import BOUND, INFINITE
 from edgedeploy.export.tflite_names import weight_index
@@ -100,7 +100,7 @@ def _observe(source: Path, model: Any, task: Task, calibration: Calibration) -> 
         interpreter.allocate_tensors()
         details = {detail["index"]: detail for detail in interpreter.get_input_details()}
         entries = sorted(model.signatureDefs[0].inputs, key=position)
-        inputs = calibration_inputs(task, calibration)
+        inputs = task.calibration.spread(calibration.examples)
         for example in range(len(inputs[0])):
             for entry, array in zip(entries, inputs, strict=True):
                 index = int(entry.tensorIndex)

@@ -29,6 +29,11 @@ class Split:
     def __len__(self) -> int:
         return len(self.targets)
 
+    def spread(self, count: int) -> Arrays:
+        """The inputs of `count` examples, or of all where there are fewer, evenly spread over the split."""
+        chosen = np.unique(np.linspace(0, len(self) - 1, min(len(self), count)).astype(int))
+        return tuple(array[chosen] for array in self.inputs)
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Task:

@@ -14,7 +14,6 @@ import numpy as np
 from edgedeploy import export
 from edgedeploy.compress import PASSES, apply_passes
 from edgedeploy.errors import CompressionError, ExportError
-from edgedeploy.export.calibration import calibration_inputs
 from edgedeploy.records import Calibration, Format, Int8Form, Precision, Target
 from tools.bench import environments
 from tools.bench.environments import PeerFailed
@@ -110,7 +109,7 @@ def of_peers(subject: Subject, base: Contender, folder: Path) -> list[Contender]
     assert base.path is not None
     folder.mkdir(parents=True)
     data = folder / "data.npz"
-    np.savez(data, calibration=calibration_inputs(subject.task, Calibration())[0])
+    np.savez(data, calibration=subject.task.calibration.spread(Calibration().examples)[0])
     source = _named(base.path, folder / "float.onnx")
     return list(
         chain.from_iterable(
