@@ -2,12 +2,48 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import inspect
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
+from edgedeploy.quiet import quiet
+
 if TYPE_CHECKING:
     import torch
+    from torch import nn
+    from torch.export import ExportedProgram
+
+# What tracing and converting are seen to raise; each is a compiler, with no exception of its own for "cannot".
+COMPILER_ERRORS = (RuntimeError, TypeError, ValueError, AssertionError, AttributeError, LookupError)
+
+
+def sample(example: Sequence[np.ndarray], batch: int) -> tuple[torch.Tensor, ...]:
+    """The example inputs as tensors, repeated or cut to `batch` examples."""
+    import torch
+
+    return tuple(torch.from_numpy(np.resize(array, (batch, *array.shape[1:]))) for array in example)
+
+
+def trace(model: nn.Module, inputs: tuple[torch.Tensor, ...], *, dynamic_batch: bool) -> ExportedProgram:
+    """The net as a graph, its batch free or as the inputs have it. Raises one of COMPILER_ERRORS."""
+    import torch
+
+    shapes = _free_first_axes(model, len(inputs)) if dynamic_batch else None
+    with quiet(), exportable():
+        return torch.export.export(model, inputs, dynamic_shapes=shapes, strict=False)
+
+
+def _free_first_axes(model: nn.Module, inputs: int) -> tuple[Any, ...]:
+    """What says that the first axis of every input is one free batch, in the form of forward()'s parameters."""
+    import torch
+
+    axes = [{0: torch.export.Dim("batch", min=1)} for _ in range(inputs)]
+    parameters = inspect.signature(model.forward).parameters.values()
+    named = next((i for i, p in enumerate(parameters) if p.kind is p.VAR_POSITIONAL), inputs)
+    return (*axes[:named], tuple(axes[named:])) if named < inputs else tuple(axes)
 
 
 @contextmanager

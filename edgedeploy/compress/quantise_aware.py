@@ -7,8 +7,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
-import numpy as np
-
 from edgedeploy.compress import graph_rewrites, integer_graph
 from edgedeploy.compress.held import hold, masks_of
 from edgedeploy.compress.training import Training, reproducible, train
@@ -16,15 +14,13 @@ from edgedeploy.errors import CompressionError
 from edgedeploy.quiet import quiet
 from edgedeploy.records import Calibration, Int8Form
 from edgedeploy.task import predict
-from edgedeploy.tracing import exportable
+from edgedeploy.tracing import COMPILER_ERRORS, sample, trace
 
 if TYPE_CHECKING:
     from torch import fx, nn
 
     from edgedeploy.task import Task
 
-# What torch.export is seen to raise; it is a compiler, with no exception of its own for "cannot".
-_TRACING_ERRORS = (RuntimeError, TypeError, ValueError, AssertionError, AttributeError, LookupError)
 _FREEZE_AFTER = 0.5  # of all steps: the weights then settle under scales that no longer move
 
 
@@ -81,17 +77,14 @@ def _recurrent_kinds() -> tuple[type[nn.Module], ...]:
 
 def traced(model: nn.Module, task: Task) -> fx.GraphModule:
     """The net as a graph of aten's operators, in eval mode, its batch axis free. Raises CompressionError."""
-    import torch
     from torch import fx
 
-    # Two examples: with one, the tracer may take the 1 for a constant.
-    inputs = tuple(torch.from_numpy(np.resize(array, (2, *array.shape[1:]))) for array in task.example)
-    shapes = tuple({0: torch.export.Dim("batch", min=1)} for _ in inputs)
     model.eval()
     try:
-        with quiet(), exportable():
-            module = torch.export.export(model, inputs, dynamic_shapes=shapes, strict=False).module(check_guards=False)
-    except _TRACING_ERRORS as error:
+        program = trace(model, sample(task.example, 2), dynamic_batch=True)  # one example may be taken for a constant
+        with quiet():
+            module = program.module(check_guards=False)
+    except COMPILER_ERRORS as error:
         message = " ".join(str(error).split())[:300]
         raise CompressionError(
             f"{QuantiseAware.kind}: the net cannot be traced ({type(error).__name__}: {message}); "

@@ -2,26 +2,19 @@
 
 from __future__ import annotations
 
-import inspect
 import re
 import traceback
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
-
-import numpy as np
+from typing import TYPE_CHECKING
 
 from edgedeploy.errors import ExportError
 from edgedeploy.quiet import quiet
-from edgedeploy.task import Arrays
-from edgedeploy.tracing import exportable
+from edgedeploy.tracing import COMPILER_ERRORS, trace
 
 if TYPE_CHECKING:
     import torch
     from torch import nn
     from torch.export import ExportedProgram
-
-# What converters are seen to raise; each is a compiler, with no exception of its own for "cannot".
-CONVERTER_ERRORS = (RuntimeError, TypeError, ValueError, AssertionError, AttributeError, LookupError)
 
 _OPERATORS = (
     re.compile(r"No ONNX function found for <OpOverload\(op='([\w.]+)'"),
@@ -31,33 +24,15 @@ _OPERATORS = (
 _MLIR_NODE = re.compile(r'"\("(\w+)"\(')
 
 
-def sample(example: Arrays, batch: int) -> tuple[torch.Tensor, ...]:
-    """The example inputs as tensors, repeated or cut to `batch` examples."""
-    import torch
-
-    return tuple(torch.from_numpy(np.resize(array, (batch, *array.shape[1:]))) for array in example)
-
-
 def capture(model: nn.Module, inputs: tuple[torch.Tensor, ...], *, dynamic_batch: bool) -> ExportedProgram:
     """Trace the net to a graph. Raises ExportError, which names the line of the net that stands in the way."""
     import torch
 
-    shapes = _free_first_axes(model, len(inputs)) if dynamic_batch else None
     try:
-        with quiet(), torch.no_grad(), exportable():
-            return torch.export.export(model, inputs, dynamic_shapes=shapes, strict=False)
-    except CONVERTER_ERRORS as error:
+        with torch.no_grad():
+            return trace(model, inputs, dynamic_batch=dynamic_batch)
+    except COMPILER_ERRORS as error:
         raise ExportError(_why_not_captured(error)) from error
-
-
-def _free_first_axes(model: nn.Module, inputs: int) -> tuple[Any, ...]:
-    """What says that the first axis of every input is one free batch, in the form of forward()'s parameters."""
-    import torch
-
-    axes = [{0: torch.export.Dim("batch", min=1)} for _ in range(inputs)]
-    parameters = inspect.signature(model.forward).parameters.values()
-    named = next((i for i, p in enumerate(parameters) if p.kind is p.VAR_POSITIONAL), inputs)
-    return (*axes[:named], tuple(axes[named:])) if named < inputs else tuple(axes)
 
 
 def explain(error: Exception, model: nn.Module, inputs: tuple[torch.Tensor, ...], file_format: str) -> ExportError:

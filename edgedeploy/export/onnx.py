@@ -10,7 +10,7 @@ import numpy as np
 
 from edgedeploy.errors import ExportError
 from edgedeploy.export import onnx_dynamic, onnx_graph, onnx_int8, onnx_operators, onnx_weights, trained_scales
-from edgedeploy.export.capture import CONVERTER_ERRORS, capture, explain, sample
+from edgedeploy.export.capture import capture, explain
 from edgedeploy.export.onnx_given import given
 from edgedeploy.export.onnx_halves import halve
 from edgedeploy.export.onnx_inner import tracer as tracer
@@ -18,6 +18,7 @@ from edgedeploy.export.shared import Written, size_note, tensor_names
 from edgedeploy.quiet import quiet
 from edgedeploy.records import ONNX_OPSET, Precision, Target
 from edgedeploy.task import OnnxSource, Task
+from edgedeploy.tracing import COMPILER_ERRORS, sample
 
 if TYPE_CHECKING:
     from torch import nn
@@ -154,7 +155,7 @@ def _convert(model: nn.Module, task: Task, batch: int | None = None) -> Any:
             paths = onnx_graph.scopes(exported.model_proto)
             # The exporter leaves dead nodes and a stack trace on each one: up to two thirds of a small file.
             proto = onnxslim.slim(exported.model_proto)
-    except CONVERTER_ERRORS as error:
+    except COMPILER_ERRORS as error:
         raise explain(error, model, inputs, "ONNX") from error
     del proto.graph.value_info[:]  # shapes of before the simplification, which quantisers trip over
     onnx_graph.name_layers(proto, paths, model)

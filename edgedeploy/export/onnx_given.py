@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING, Any
 
 from edgedeploy.errors import ExportError
 from edgedeploy.export import onnx_graph
-from edgedeploy.export.capture import CONVERTER_ERRORS
 from edgedeploy.quiet import quiet
 from edgedeploy.task import OnnxSource
+from edgedeploy.tracing import COMPILER_ERRORS
 
 if TYPE_CHECKING:
     from torch import nn
@@ -27,7 +27,7 @@ def given(model: nn.Module, source: OnnxSource, batch: int | None) -> Any:
                 import onnxslim
 
                 proto = onnxslim.slim(proto)
-        except CONVERTER_ERRORS as error:
+        except COMPILER_ERRORS as error:
             raise ExportError(f"{source.file.name} cannot be cut to batches of {batch}: {error}") from error
         del proto.graph.value_info[:]
     onnx_graph.name_layers(proto, {}, model)  # by what they give, for there are no modules

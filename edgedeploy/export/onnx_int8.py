@@ -10,13 +10,13 @@ import numpy as np
 
 from edgedeploy.errors import ExportError
 from edgedeploy.export import onnx_weights
-from edgedeploy.export.capture import CONVERTER_ERRORS
 from edgedeploy.export.onnx_graph import Constants, weights
 from edgedeploy.export.onnx_places import CORES, fold_stem, integer_nodes, pool_globally
 from edgedeploy.export.onnx_ranges import activation_ranges
 from edgedeploy.quiet import quiet
 from edgedeploy.records import Calibration, Int8Form, Precision, Target
 from edgedeploy.task import Task
+from edgedeploy.tracing import COMPILER_ERRORS
 
 # vpmaddubsw adds two products of 8 by 8 bits in 16, saturating: 2 x 255 x 64 fits, 2 x 255 x 127 does not.
 _SEVEN_BITS = 64
@@ -45,7 +45,7 @@ def quantise(proto: Any, source: Path, target: Target, task: Task, keep_float: C
         try:
             with quiet():
                 proto = _with_pairs(proto, nodes, ranges, form, wide=wide)
-        except CONVERTER_ERRORS as error:
+        except COMPILER_ERRORS as error:
             raise ExportError(f"onnxruntime cannot quantise the net: {type(error).__name__}: {error}") from error
         _prune(proto.graph, nodes)
         _compact(proto.graph, derive=form is not Int8Form.S8S8_SYMMETRIC)

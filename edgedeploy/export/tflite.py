@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from edgedeploy.errors import ExportError
 from edgedeploy.export import tflite_names, trained_scales
-from edgedeploy.export.capture import CONVERTER_ERRORS, capture, explain, first_line, sample
+from edgedeploy.export.capture import capture, explain, first_line
 from edgedeploy.export.flatbuffer import read, tidy
 from edgedeploy.export.shared import Written, size_note
 from edgedeploy.export.tflite_inner import tracer as tracer
@@ -18,7 +18,7 @@ from edgedeploy.export.tflite_unrolling import refuse_long_recurrence
 from edgedeploy.quiet import quiet
 from edgedeploy.records import Precision, Target
 from edgedeploy.task import Task
-from edgedeploy.tracing import exportable
+from edgedeploy.tracing import COMPILER_ERRORS, exportable, sample
 
 if TYPE_CHECKING:
     from torch import nn
@@ -121,13 +121,13 @@ def _tensor(detail: dict[str, Any]) -> dict[str, Any]:
 def _convert(model: nn.Module, task: Task, path: Path, batch: int) -> None:
     inputs = sample(task.example, batch)
     refuse_long_recurrence(model, inputs)
-    converter_errors: tuple[type[Exception], ...] = CONVERTER_ERRORS
+    converter_errors: tuple[type[Exception], ...] = COMPILER_ERRORS
     try:
         with quiet():
             import litert_torch
             from litert_converter.mlir.ir import MLIRError
 
-            converter_errors = (*CONVERTER_ERRORS, MLIRError)
+            converter_errors = (*COMPILER_ERRORS, MLIRError)
             tflite_names.mark(model)
             settings = trained_scales.litert_settings() if trained_scales.are_in(model) else None
             with exportable():

@@ -7,13 +7,13 @@ from pathlib import Path
 from typing import Any
 
 from edgedeploy.errors import ExportError
-from edgedeploy.export.capture import CONVERTER_ERRORS
 from edgedeploy.export.flatbuffer import is_constant, operator_name
 from edgedeploy.export.tflite_masks import meeting_masks
 from edgedeploy.export.tflite_ranges import ranges, statistics
 from edgedeploy.quiet import quiet
 from edgedeploy.records import Calibration, Precision, Target
 from edgedeploy.task import Task
+from edgedeploy.tracing import COMPILER_ERRORS
 
 # Their variances and reciprocal roots span too many decades for eight bits: kept in float, a Transformer encoder
 # is no less exact and 1.7 times as fast as all integer.
@@ -59,7 +59,7 @@ def quantise_named(source: Path, model: Any, target: Target, task: Task, kept: s
                 seen, masked = statistics(model, found), meeting_masks(model, found)
             wanted = _recipe(target.precision, kept, _constant_on_the_left(model), masked)
             result = quantizer.Quantizer(str(source), wanted.get_quantization_recipe()).quantize(seen)
-        except CONVERTER_ERRORS as error:
+        except COMPILER_ERRORS as error:
             raise ExportError(
                 f"ai-edge-quantizer cannot make the net {target.precision}: {type(error).__name__}: {error}"
             ) from error
