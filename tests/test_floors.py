@@ -22,7 +22,7 @@ FLOORS: tuple[frozenset[str], ...] = tuple(
         "build profiling deploy project",
         "compress export evaluate packing board selection",
         "store transport meters statistics task tracing exported_file examples",
-        "plan records errors progress quiet apart metrics",
+        "plan records errors progress quiet apart metrics onnx_session",
     )
 )
 ISLAND = "on_device"

@@ -2,15 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
 
 from edgedeploy.errors import ExportError
 from edgedeploy.export.shared import tensor_names
+from edgedeploy.onnx_session import open_session, translated
 from edgedeploy.quiet import quiet
 from edgedeploy.task import Arrays
+
+
+@contextmanager
+def told(doing: str) -> Iterator[None]:
+    """Turn what onnxruntime raises while `doing` something into an ExportError of one sentence."""
+
+    def cannot(error: Exception) -> ExportError:
+        return ExportError(f"onnxruntime cannot {doing}: {str(error).strip().splitlines()[0]}")
+
+    with quiet(), translated(cannot):
+        yield
 
 
 def tracer(content: bytes, names: Collection[str]) -> Callable[[Arrays], dict[str, np.ndarray]]:
@@ -29,7 +42,8 @@ def tracer(content: bytes, names: Collection[str]) -> Callable[[Arrays], dict[st
         onnx.ValueInfoProto(name=name) for name in dict.fromkeys(seen.values()) if name not in there
     )
     inputs = tensor_names("input", len(proto.graph.input))
-    session = _session(proto.SerializeToString())
+    with told("open the file with its tensors laid open"):
+        session = open_session(proto.SerializeToString())
 
     def run(arrays: Arrays) -> dict[str, np.ndarray]:
         wanted = list(dict.fromkeys(seen.values()))
@@ -47,18 +61,3 @@ def _rounded(graph: Any, name: str) -> str:
             return name
         name = following.output[0]
     return name
-
-
-def _session(content: bytes) -> Any:
-    with quiet():
-        import onnxruntime
-
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = 1
-        options.log_severity_level = 3
-        try:
-            return onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
-        except Exception as error:
-            if not type(error).__module__.startswith("onnxruntime"):  # they have no base class of their own
-                raise
-            raise ExportError(f"onnxruntime refuses the file with its tensors laid open: {error}") from error

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from edgedeploy.export.onnx_graph import layer_of, weights
-from edgedeploy.export.onnx_session import open_session, told
+from edgedeploy.export.onnx_inner import told
+from edgedeploy.onnx_session import open_session
 from edgedeploy.records import OperatorUse, Precision
 
 # They move values about, or are the price of the rest.
@@ -122,7 +123,7 @@ def _optimised(proto: Any) -> Any:
 
     with tempfile.TemporaryDirectory() as folder, told("load the exported file"):
         path = Path(folder) / "optimised.onnx"
-        open_session(proto, path)
+        open_session(proto.SerializeToString(), path)
         return onnx.load(path)
 
 

@@ -9,8 +9,9 @@ from typing import Any
 import numpy as np
 
 from edgedeploy.export.calibration import Observed, Range, ranges_of
-from edgedeploy.export.onnx_session import open_session, told
+from edgedeploy.export.onnx_inner import told
 from edgedeploy.export.shared import tensor_names
+from edgedeploy.onnx_session import open_session
 from edgedeploy.records import Calibration
 from edgedeploy.task import Task
 
@@ -38,7 +39,7 @@ def _observe(
     proto.graph.output.extend(onnx.ValueInfoProto(name=name) for name in names if name not in entries | given)
     doing = "run the float file on the calibration split"
     with told(doing):
-        session = open_session(proto)
+        session = open_session(proto.SerializeToString())
     observed = {name: Observed(name, calibration) for name in names}
     examples = task.calibration.spread(calibration.examples)
     inputs = dict(zip(tensor_names("input", len(examples)), examples, strict=True))

@@ -65,8 +65,7 @@ class OnnxSession:
 def load(module: Any, path: str, contract: dict[str, Any], threads: int, accelerator: dict[str, Any]) -> OnnxSession:
     """Load an ONNX file. Raises UnsupportedModel, OSError."""
     switch = _switch(module, threads, accelerator)
-    state = module.capi.onnxruntime_pybind11_state
-    errors = (RuntimeError, ValueError, *(getattr(state, name) for name in _ERRORS if hasattr(state, name)))
+    errors: Errors = (RuntimeError, ValueError, *own_errors(module))
     open_session = functools.partial(_session, module, path, threads, switch, errors)
     tells = hasattr(module.InferenceSession, "get_provider_graph_assignment_info")
     session = open_session({_ASSIGNMENT: "1"} if tells else {})
@@ -85,6 +84,12 @@ def load(module: Any, path: str, contract: dict[str, Any], threads: int, acceler
     if not tells:
         placement = _untold if provider == _CPU else functools.partial(_profiled, open_session, named)
     return OnnxSession(session, contract, placement, errors)
+
+
+def own_errors(module: Any) -> tuple[type[Exception], ...]:
+    """Return the exceptions of this onnxruntime, which have no base of their own."""
+    state = module.capi.onnxruntime_pybind11_state
+    return tuple(getattr(state, name) for name in _ERRORS if hasattr(state, name))
 
 
 def _switch(module: Any, threads: int, accelerator: dict[str, Any]) -> dict[str, Any]:

@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 
 from edgedeploy.errors import PlanError
+from edgedeploy.onnx_session import open_session, translated
 from edgedeploy.records import ONNX_OPSET
 from edgedeploy.task.definition import Arrays
 
@@ -329,19 +330,13 @@ def _varied(example: Arrays, batch: int) -> Arrays:
 
 
 def _run(content: bytes, inputs: Arrays, what: str) -> list[np.ndarray]:
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = 1
-    options.log_severity_level = 4
     feed = dict(zip(_names("input", len(inputs)), inputs, strict=True))
-    try:
-        session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
-        outputs: list[np.ndarray] = session.run(None, feed)
-    except Exception as error:
-        if not type(error).__module__.startswith("onnxruntime"):  # they have no base class of their own
-            raise
-        raise PlanError(f"onnxruntime does not run {what}: {' '.join(str(error).split())[:300]}") from error
+
+    def does_not(error: Exception) -> PlanError:
+        return PlanError(f"onnxruntime does not run {what}: {' '.join(str(error).split())[:300]}")
+
+    with translated(does_not):
+        outputs: list[np.ndarray] = open_session(content).run(None, feed)
     return outputs
 
 

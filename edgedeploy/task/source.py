@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edgedeploy.errors import PlanError
+from edgedeploy.onnx_session import open_session, translated
 from edgedeploy.task.definition import Arrays
 from edgedeploy.task.onnx_source import OnnxSource, read_onnx
 
@@ -51,14 +52,10 @@ def net_of_onnx(source: OnnxSource) -> nn.Module:
     """The net of an ONNX file, run by onnxruntime; `onnx_source` is the file's clean copy, for the exporter."""
     import numpy as np
     import onnx
-    import onnxruntime
     import torch
     from torch import nn
 
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = 1
-    options.log_severity_level = 3
-    session = onnxruntime.InferenceSession(source.content, options, providers=["CPUExecutionProvider"])
+    session = open_session(source.content)
     names = [entry.name for entry in session.get_inputs()]
     weights = [onnx.numpy_helper.to_array(t) for t in onnx.load_from_string(source.content).graph.initializer]
 
@@ -76,12 +73,8 @@ def net_of_onnx(source: OnnxSource) -> nn.Module:
 
         def forward(self, *inputs: torch.Tensor) -> tuple[torch.Tensor, ...]:
             feed = {name: one.detach().numpy() for name, one in zip(names, inputs, strict=True)}
-            try:
+            with translated(lambda error: ValueError(f"onnxruntime: {error}")):
                 outputs = session.run(None, feed)
-            except Exception as error:
-                if type(error).__module__.startswith("onnxruntime"):  # they have no base class of their own
-                    raise ValueError(f"onnxruntime: {error}") from error
-                raise
             return tuple(torch.from_numpy(np.array(output)) for output in outputs)
 
     return _batched(OnnxNet(), source.frozen_batch)

@@ -19,10 +19,11 @@ from edgedeploy import export
 from edgedeploy.errors import ExportError
 from edgedeploy.evaluate import drop, evaluate, evaluate_model
 from edgedeploy.export import onnx_ranges
+from edgedeploy.export.onnx_inner import told
 from edgedeploy.export.onnx_places import fold_stem, pool_globally
-from edgedeploy.export.onnx_session import open_session, told
 from edgedeploy.export.parity import relative_rms_error
 from edgedeploy.exported_file import run_exported
+from edgedeploy.onnx_session import open_session
 from edgedeploy.records import Calibration, Format, Int8Form, Precision, Target
 from tests.export.conftest import Convert, Make
 from tests.export.nets import make_task
@@ -297,4 +298,4 @@ def test_what_onnxruntime_refuses_is_told_in_one_sentence() -> None:
         pytest.raises(ExportError, match=r"onnxruntime cannot load the exported file: .*nowhere"),
         told("load the exported file"),
     ):
-        open_session(model)
+        open_session(model.SerializeToString())
