@@ -63,7 +63,13 @@ class QuantiseAware(Training):
         with reproducible(self):
             _watch(module, task)
             graph_rewrites.set_dropout(module, active=True)
-            train(module, task, self, around_pass=lambda progress: _rounding(module, progress))
+            train(
+                module,
+                task,
+                self,
+                around_pass=lambda progress: _rounding(module, progress),
+                settled=_FREEZE_AFTER,
+            )
         graph_rewrites.set_dropout(module, active=False)
         integer_graph.to_quantise_operators(module)
         return module
@@ -116,4 +122,9 @@ def _watch(module: fx.GraphModule, task: Task) -> None:
 @contextmanager
 def _rounding(module: fx.GraphModule, progress: float) -> Iterator[None]:
     integer_graph.set_mode(module, "learn" if progress < _FREEZE_AFTER else "keep")
+    if module.training:
+        yield
+        return
+    graph_rewrites.set_dropout(module, active=False)
     yield
+    graph_rewrites.set_dropout(module, active=True)

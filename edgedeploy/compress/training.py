@@ -11,7 +11,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
+from edgedeploy.compress import optimisers
+from edgedeploy.compress.devices import present, spread
 from edgedeploy.compress.held import enforce
+from edgedeploy.compress.held_out import Best, held_out_loss
 from edgedeploy.errors import CompressionError, PlanError
 
 if TYPE_CHECKING:
@@ -34,9 +37,18 @@ class Batch:
 class Training:
     """How a net is trained: on the training split alone, keeping the last epoch; selection and test data stay unseen.
 
-    `learning_rate` is the first and highest one; "cosine" lets it fall to zero over all steps, "constant" keeps
-    it. "sgd" runs with Nesterov momentum 0.9. `threads` is part of what is asked for because sums come out in
-    another order with another number; more than one pays for large nets only.
+    `learning_rate` is the first and highest one. "cosine" lets it fall to zero over all steps, "constant" keeps it;
+    `decay` multiplies it after each epoch ("exponential"), after every `decay_every` epochs ("step"), or once the loss
+    on held-out data has not got better for more than `patience` epochs ("plateau"). "sgd" runs with `momentum` 0.9,
+    and with Nesterov's unless `nesterov` is false. `weight_decay` spares biases and normalisation; "adam" adds it to
+    the gradient, "adamw" does not (Loshchilov and Hutter, arXiv:1711.05101). `grad_clip` bounds the norm of all
+    gradients together.
+
+    With `stop_after` the training ends after so many epochs without better loss on held-out data, and in any case the
+    best epoch is kept. Held out is the calibration split, judged by the task's own loss.
+
+    `devices` split each batch between them; see `devices.spread`. `threads` is part of what is asked for because sums
+    come out in another order with another number; more than one pays for large nets only.
     """
 
     kind: ClassVar[str]
@@ -44,25 +56,34 @@ class Training:
     epochs: int
     learning_rate: float = 1e-3
     batch_size: int = 64
-    optimiser: Literal["adamw", "sgd"] = "adamw"
-    schedule: Literal["cosine", "constant"] = "cosine"
+    optimiser: Literal["adamw", "adam", "sgd"] = "adamw"
+    momentum: float | None = None
+    nesterov: bool | None = None
+    schedule: Literal["cosine", "constant", "exponential", "step", "plateau"] = "cosine"
+    decay: float | None = None
+    decay_every: int | None = None
+    patience: int | None = None
     weight_decay: float = 0.01
+    grad_clip: float | None = None
+    stop_after: int | None = None
     seed: int = 0
     threads: int = 1
+    devices: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        for name in ("epochs", "batch_size", "threads"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1")
-        if not (self.learning_rate > 0 and math.isfinite(self.learning_rate)):
-            raise ValueError(f"learning_rate is {self.learning_rate}; it must be above 0")
+        for name in ("epochs", "batch_size", "threads", "stop_after"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ValueError(f"{name} is {value}; it must be at least 1")
+        for name in ("learning_rate", "grad_clip"):
+            value = getattr(self, name)
+            if value is not None and not (value > 0 and math.isfinite(value)):
+                raise ValueError(f"{name} is {value}; it must be above 0")
         if not (self.weight_decay >= 0 and math.isfinite(self.weight_decay)):
             raise ValueError(f"weight_decay is {self.weight_decay}; it must be 0 or above")
         if not 0 <= self.seed < 2**63:
             raise ValueError(f"seed is {self.seed}; it must be 0 or above")
-        for name, known in (("optimiser", ("adamw", "sgd")), ("schedule", ("cosine", "constant"))):
-            if getattr(self, name) not in known:
-                raise ValueError(f"{name} is {getattr(self, name)!r}; it must be {' or '.join(known)}")
+        optimisers.check(self)
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,13 +140,17 @@ def save_weights(state: Mapping[str, torch.Tensor], file: Path) -> None:
 
 @contextmanager
 def reproducible(settings: Training) -> Iterator[None]:
-    """Seed and thread count as the settings say, and as they were before once the block ends."""
+    """Seed and thread count as the settings say, and as they were before once the block ends.
+
+    Raises CompressionError for a device that is not there.
+    """
     import torch
 
+    with_generators = [device for device in present(settings.devices, settings.kind) if device.type == "cuda"]
     threads = torch.get_num_threads()
     torch.set_num_threads(settings.threads)
     try:
-        with torch.random.fork_rng(devices=[]):
+        with torch.random.fork_rng(devices=with_generators):
             torch.manual_seed(settings.seed)
             yield
     finally:
@@ -142,13 +167,16 @@ def train(
     around_pass: Callable[[float], AbstractContextManager[None]] = lambda _: nullcontext(),
     after_step: Callable[[float], None] = lambda _: None,
     more_parameters: Sequence[nn.Parameter] = (),
+    settled: float = 0.0,
 ) -> None:
     """Train the net in place and leave it in eval mode; what is held of it (see `held`) stays so.
 
     `loss` runs the net on a batch itself; by default it is the task's. Each forward and backward pass runs inside
     `around_pass(progress)`, progress from 0 to below 1, the optimiser's step outside: there a pass may put other
     weights in for the while. `after_step(progress)` comes after each step and may change weights, or what is held.
-    `more_parameters` are trained too, though they are not the net's. Raises CompressionError when it diverges.
+    `more_parameters` are trained too, though they are not the net's. Where held-out data is watched, that too runs
+    inside `around_pass`, in eval mode, with the share of the epochs that are done; epochs before the share `settled`,
+    in which the pass still changes what it trains, are not judged. Raises CompressionError when it diverges.
     """
     import torch
 
@@ -158,40 +186,66 @@ def train(
         loss = _loss_of(model, task)
     shuffle = torch.Generator().manual_seed(settings.seed)
     batches = math.ceil(len(targets) / settings.batch_size)
-    optimiser = _optimiser(model, more_parameters, settings)
+    parameters = [parameter for parameter in (*model.parameters(), *more_parameters) if parameter.requires_grad]
+    if not parameters:
+        raise CompressionError(f"{settings.kind}: the net has no parameter that can be trained")
+    optimiser = optimisers.optimiser_of(parameters, settings)
+    schedule = optimisers.Schedule(optimiser, settings, batches * settings.epochs)
+    least = min(2 * max(len(settings.devices), 1), settings.batch_size)
+    watched = settings.stop_after is not None or settings.schedule == "plateau"
+    best = Best(model, more_parameters)
     step = 0
     model.train()
-    for epoch in range(1, settings.epochs + 1):
-        total = 0.0
-        for chosen in torch.split(torch.randperm(len(targets), generator=shuffle), settings.batch_size):
-            progress = step / (batches * settings.epochs)
-            for group in optimiser.param_groups:
-                group["lr"] = _learning_rate(settings, progress)
-            step += 1
-            if len(chosen) == 1 and batches > 1:
-                continue  # batch normalisation has no variance to work with
-            optimiser.zero_grad()
-            try:
-                with around_pass(progress):
+    with spread(model, settings.devices, settings.kind):
+        for epoch in range(1, settings.epochs + 1):
+            total = 0.0
+            for chosen in torch.split(torch.randperm(len(targets), generator=shuffle), settings.batch_size):
+                progress = step / (batches * settings.epochs)
+                step += 1
+                if len(chosen) < least and batches > 1:
+                    schedule.after_step()
+                    continue  # batch normalisation has no variance to work with
+                optimiser.zero_grad()
+                with _explained(settings.kind), around_pass(progress):
                     found = loss(Batch(chosen, tuple(array[chosen] for array in inputs), targets[chosen]))
                     found.backward()  # type: ignore[no-untyped-call]
-            except (RuntimeError, ValueError, IndexError, TypeError) as error:
-                message = " ".join(str(error).split())[:300]
-                raise CompressionError(
-                    f"{settings.kind}: a training step raised {type(error).__name__}: {message}; "
-                    "check that the net, the targets and the loss fit together"
-                ) from error
-            if not math.isfinite(value := float(found.detach())):
-                raise CompressionError(
-                    f"{settings.kind}: the loss became {value} in epoch {epoch}; "
-                    f"lower learning_rate (now {settings.learning_rate})"
-                )
-            optimiser.step()
-            after_step(progress)
-            enforce(model)
-            total += value * len(chosen)
-        on_epoch(f"epoch {epoch}/{settings.epochs}, loss {total / len(targets):.4f}")
+                if not math.isfinite(value := float(found.detach())):
+                    raise CompressionError(
+                        f"{settings.kind}: the loss became {value} in epoch {epoch}; "
+                        f"lower learning_rate (now {settings.learning_rate})"
+                    )
+                if settings.grad_clip is not None:
+                    torch.nn.utils.clip_grad_norm_(parameters, settings.grad_clip)
+                optimiser.step()
+                after_step(progress)
+                enforce(model)
+                schedule.after_step()
+                total += value * len(chosen)
+            held_out = None
+            if watched and epoch >= settled * settings.epochs:
+                with _explained(settings.kind), around_pass(epoch / settings.epochs):
+                    held_out = held_out_loss(model, task.calibration, task_loss(task), settings.batch_size)
+                best.note(held_out)
+            schedule.after_epoch(held_out)
+            told = "" if held_out is None else f", {held_out:.4f} on held-out data"
+            on_epoch(f"epoch {epoch}/{settings.epochs}, loss {total / len(targets):.4f}{told}")
+            if settings.stop_after is not None and best.epochs_since >= settings.stop_after:
+                break
+    if settings.stop_after is not None:
+        best.restore()
     model.eval()
+
+
+@contextmanager
+def _explained(kind: str) -> Iterator[None]:
+    try:
+        yield
+    except (RuntimeError, ValueError, IndexError, TypeError) as error:
+        message = " ".join(str(error).split())[:300]
+        raise CompressionError(
+            f"{kind}: a training step raised {type(error).__name__}: {message}; "
+            "check that the net, the targets and the loss fit together"
+        ) from error
 
 
 def task_loss(task: Task) -> Callable[[Any, torch.Tensor], torch.Tensor]:
@@ -202,26 +256,6 @@ def task_loss(task: Task) -> Callable[[Any, torch.Tensor], torch.Tensor]:
 def _loss_of(model: nn.Module, task: Task) -> Callable[[Batch], torch.Tensor]:
     measure = task_loss(task)
     return lambda batch: measure(model(*batch.inputs), batch.targets)
-
-
-def _optimiser(model: nn.Module, more: Sequence[nn.Parameter], settings: Training) -> torch.optim.Optimizer:
-    import torch
-
-    parameters = [parameter for parameter in (*model.parameters(), *more) if parameter.requires_grad]
-    if not parameters:
-        raise CompressionError(f"{settings.kind}: the net has no parameter that can be trained")
-    decayed = [p for p in parameters if p.ndim >= 2]
-    plain = [p for p in parameters if p.ndim < 2]  # decay of biases and normalisation only does harm
-    groups = [{"params": decayed, "weight_decay": settings.weight_decay}, {"params": plain, "weight_decay": 0.0}]
-    if settings.optimiser == "sgd":
-        return torch.optim.SGD(groups, lr=settings.learning_rate, momentum=0.9, nesterov=True)
-    return torch.optim.AdamW(groups, lr=settings.learning_rate)
-
-
-def _learning_rate(settings: Training, progress: float) -> float:
-    if settings.schedule == "constant":
-        return settings.learning_rate
-    return settings.learning_rate * 0.5 * (1 + math.cos(math.pi * progress))
 
 
 def _default_loss(output: Any, target: torch.Tensor) -> torch.Tensor:

@@ -44,12 +44,19 @@ def test_nothing_of_the_process_is_left_changed(tiny: Task) -> None:
     assert not model.training
 
 
-@pytest.mark.parametrize("optimiser", ["adamw", "sgd"])
-@pytest.mark.parametrize("schedule", ["cosine", "constant"])
-def test_it_learns(tiny: Task, optimiser: Any, schedule: Any) -> None:
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"optimiser": "adamw"},
+        {"optimiser": "adam", "schedule": "constant"},
+        {"optimiser": "sgd", "schedule": "exponential", "decay": 0.97},
+        {"optimiser": "sgd", "momentum": 0.8, "nesterov": False, "schedule": "step", "decay": 0.5, "decay_every": 20},
+        {"schedule": "plateau", "decay": 0.5, "patience": 3, "grad_clip": 1.0, "stop_after": 20},
+    ],
+)
+def test_it_learns(tiny: Task, settings: dict[str, Any]) -> None:
     before = accuracy(tiny.load_model(), tiny)
-    settings = FineTune(60, 0.03, batch_size=16, optimiser=optimiser, schedule=schedule, weight_decay=0.0)
-    model = apply_passes(tiny.load_model(), [settings], tiny)
+    model = apply_passes(tiny.load_model(), [FineTune(60, 0.03, batch_size=16, weight_decay=0.0, **settings)], tiny)
     assert accuracy(model, tiny) >= max(0.75, before)
 
 
@@ -137,8 +144,21 @@ def test_what_does_not_fit_the_loss_is_said(
         ({"epochs": 1, "weight_decay": -1.0}, "weight_decay is -1.0"),
         ({"epochs": 1, "threads": 0}, "threads is 0; it must be at least 1"),
         ({"epochs": 1, "seed": -1}, "seed is -1"),
-        ({"epochs": 1, "optimiser": "adam"}, "optimiser is 'adam'; it must be adamw or sgd"),
-        ({"epochs": 1, "schedule": "steps"}, "schedule is 'steps'; it must be cosine or constant"),
+        ({"epochs": 1, "optimiser": "lion"}, "optimiser is 'lion'; it must be adamw or adam or sgd"),
+        ({"epochs": 1, "schedule": "steps"}, "schedule is 'steps'; it must be cosine or constant or exponential or"),
+        ({"epochs": 1, "stop_after": 0}, "stop_after is 0; it must be at least 1"),
+        ({"epochs": 1, "grad_clip": 0.0}, "grad_clip is 0.0; it must be above 0"),
+        ({"epochs": 1, "momentum": 0.5}, "momentum is given, but adamw has none; leave it out, or take sgd"),
+        ({"epochs": 1, "optimiser": "adam", "nesterov": False}, "nesterov is given, but adam has none"),
+        ({"epochs": 1, "optimiser": "sgd", "momentum": 1.0}, "momentum is 1.0; it must be from 0 to below 1"),
+        ({"epochs": 1, "optimiser": "sgd", "momentum": 0.0, "nesterov": True}, "nesterov is true, but momentum is 0"),
+        ({"epochs": 1, "schedule": "exponential"}, "decay is missing; the schedule exponential needs it"),
+        ({"epochs": 1, "schedule": "step", "decay": 0.5}, "decay_every is missing; the schedule step needs it"),
+        ({"epochs": 1, "schedule": "plateau", "decay": 0.5}, "patience is missing; the schedule plateau needs it"),
+        ({"epochs": 1, "decay": 0.5}, "decay is 0.5, but the schedule cosine has no use for it; leave it out"),
+        ({"epochs": 1, "schedule": "exponential", "decay": 1.0}, "decay is 1.0; it must lie between 0 and 1"),
+        ({"epochs": 1, "schedule": "step", "decay": 0.5, "decay_every": 0}, "decay_every is 0; it must be at least 1"),
+        ({"epochs": 1, "schedule": "plateau", "decay": 0.5, "patience": -1}, "patience is -1; it must be at least 0"),
     ],
 )
 def test_settings_are_checked(settings: dict[str, Any], message: str) -> None:
