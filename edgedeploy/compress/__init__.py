@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, cast
 from edgedeploy.compress.channels import PruneChannels
 from edgedeploy.compress.checks import checked_outputs
 from edgedeploy.compress.held import finalise
+from edgedeploy.compress.hidden_units import PruneHiddenUnits
 from edgedeploy.compress.magnitude import PruneMagnitude
 from edgedeploy.compress.quantise_aware import QuantiseAware
 from edgedeploy.compress.quantise_weights import QuantiseWeights
@@ -26,6 +27,7 @@ __all__ = [
     "PASSES",
     "FineTune",
     "PruneChannels",
+    "PruneHiddenUnits",
     "PruneMagnitude",
     "QuantiseAware",
     "QuantiseWeights",
@@ -36,6 +38,7 @@ __all__ = [
 
 PASSES: dict[str, type[Pass]] = {
     PruneChannels.kind: PruneChannels,
+    PruneHiddenUnits.kind: PruneHiddenUnits,
     PruneMagnitude.kind: PruneMagnitude,
     FineTune.kind: FineTune,
     QuantiseAware.kind: QuantiseAware,
