@@ -11,7 +11,7 @@ from edgedeploy.compress.channels import PruneChannels
 from edgedeploy.compress.checks import checked_outputs
 from edgedeploy.compress.held import finalise
 from edgedeploy.compress.hidden_units import PruneHiddenUnits
-from edgedeploy.compress.magnitude import PruneMagnitude
+from edgedeploy.compress.prune_weights import PruneWeights
 from edgedeploy.compress.quantise_aware import QuantiseAware
 from edgedeploy.compress.quantise_weights import QuantiseWeights
 from edgedeploy.compress.training import FineTune
@@ -28,7 +28,7 @@ __all__ = [
     "FineTune",
     "PruneChannels",
     "PruneHiddenUnits",
-    "PruneMagnitude",
+    "PruneWeights",
     "QuantiseAware",
     "QuantiseWeights",
     "apply_passes",
@@ -39,7 +39,7 @@ __all__ = [
 PASSES: dict[str, type[Pass]] = {
     PruneChannels.kind: PruneChannels,
     PruneHiddenUnits.kind: PruneHiddenUnits,
-    PruneMagnitude.kind: PruneMagnitude,
+    PruneWeights.kind: PruneWeights,
     FineTune.kind: FineTune,
     QuantiseAware.kind: QuantiseAware,
     QuantiseWeights.kind: QuantiseWeights,

@@ -53,7 +53,7 @@ class PruneChannels:
 
         if masks_of(model):
             raise CompressionError(
-                f"{self.kind}: after prune-magnitude it would cut zeros away with the channels, "
+                f"{self.kind}: after prune-weights it would cut zeros away with the channels, "
                 "and the sparsity asked for would be lost; put it first"
             )
         model.eval()
@@ -91,7 +91,7 @@ class PruneChannels:
         if recurrent:
             return (
                 f"nothing was pruned: the channels of {', '.join(recurrent)} are coupled over the gates and are left "
-                "whole, and no other layer can give any; use prune-magnitude for this net"
+                "whole, and no other layer can give any; use prune-weights for this net"
             )
         return (
             f"nothing was pruned: no layer inside the net can give {self.ratio:.0%} of its channels "

@@ -33,6 +33,9 @@ def hold(model: nn.Module, masks: Mapping[str, torch.Tensor]) -> None:
     held = masks_of(model)
     together = {name: mask & held[name] if name in held else mask for name, mask in masks.items()}
     setattr(model, _MASKS, {**held, **together})
+    # A zero shares no value with those that stay: their mean would bring it back.
+    shared = {n: v.masked_fill(~together[n], -1) if n in together else v for n, v in shared_of(model).items()}
+    setattr(model, _SHARED, shared)
     enforce(model)
 
 

@@ -41,7 +41,7 @@ class QuantiseAware(Training):
     def apply(self, model: nn.Module, task: Task) -> nn.Module:
         """Return a graph of the net that quantises and dequantises wherever a kernel computes on integers.
 
-        Zeros of an earlier prune-magnitude stay zeros. Raises CompressionError where nothing can be quantised, the
+        Zeros of an earlier prune-weights stay zeros. Raises CompressionError where nothing can be quantised, the
         net is recurrent or cannot be traced, or the training diverges.
         """
         recurrent = sorted({type(m).__name__ for m in model.modules() if isinstance(m, _recurrent_kinds())})

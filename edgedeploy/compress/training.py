@@ -88,7 +88,7 @@ class Training:
 
 @dataclass(frozen=True, slots=True)
 class FineTune(Training):
-    """Train the net as it stands; see `Training`. Zeros of an earlier prune-magnitude stay zeros."""
+    """Train the net as it stands; see `Training`. Zeros of an earlier prune-weights stay zeros."""
 
     kind: ClassVar[str] = "fine-tune"
     version: ClassVar[int] = 1

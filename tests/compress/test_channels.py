@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from edgedeploy.compress import FineTune, PruneChannels, PruneMagnitude, apply_passes
+from edgedeploy.compress import FineTune, PruneChannels, PruneWeights, apply_passes
 from edgedeploy.compress.graph import layers_before_outputs, splits_into_groups
 from edgedeploy.errors import CompressionError
 from edgedeploy.examples import EXAMPLES
@@ -158,9 +158,9 @@ def test_frozen_parameters_stay_frozen(tiny: Task) -> None:
     assert not any(parameter.requires_grad for parameter in model.parameters())
 
 
-def test_after_prune_magnitude_it_is_refused(tiny: Task) -> None:
+def test_after_prune_weights_it_is_refused(tiny: Task) -> None:
     with pytest.raises(CompressionError, match="put it first"):
-        apply_passes(tiny.load_model(), [PruneMagnitude(0.5), PruneChannels(0.5)], tiny)
+        apply_passes(tiny.load_model(), [PruneWeights(0.5), PruneChannels(0.5)], tiny)
 
 
 def test_the_same_twice_gives_the_same(trained_cnn: Task) -> None:

@@ -5,7 +5,7 @@ from typing import Any, ClassVar
 
 import pytest
 
-from edgedeploy.compress import PASSES, FineTune, PruneChannels, PruneMagnitude, apply_passes, settings
+from edgedeploy.compress import PASSES, FineTune, PruneChannels, PruneWeights, apply_passes, settings
 from edgedeploy.errors import CompressionError
 from edgedeploy.records import Pass, PassSettings
 from edgedeploy.task import Task
@@ -71,9 +71,9 @@ def test_what_a_pass_breaks_is_noticed_at_once(tiny: Task, how: str, message: st
 @pytest.mark.builds
 def test_the_passes_run_in_order_and_say_so(tiny: Task) -> None:
     lines: list[str] = []
-    passes: list[Pass] = [PruneChannels(0.5), FineTune(1), PruneMagnitude(0.5), FineTune(1)]
+    passes: list[Pass] = [PruneChannels(0.5), FineTune(1), PruneWeights(0.5), FineTune(1)]
     model = apply_passes(tiny.load_model(), passes, tiny, lines.append)
-    assert lines == ["prune-channels (1/4)", "fine-tune (2/4)", "prune-magnitude (3/4)", "fine-tune (4/4)"]
+    assert lines == ["prune-channels (1/4)", "fine-tune (2/4)", "prune-weights (3/4)", "fine-tune (4/4)"]
     assert model.get_parameter("0.weight").shape == (8, 4)
     zeros = sum(int((model.get_parameter(f"{i}.weight") == 0).sum()) for i in (0, 2))
     assert zeros == 28

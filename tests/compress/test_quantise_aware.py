@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from edgedeploy.compress import FineTune, PruneMagnitude, QuantiseAware, apply_passes
+from edgedeploy.compress import FineTune, PruneWeights, QuantiseAware, apply_passes
 from edgedeploy.compress.graph_rewrites import fold_batch_norms, split_attention
 from edgedeploy.compress.integer_graph import insert_roundings, operator
 from edgedeploy.compress.quantise_aware import traced
@@ -68,8 +68,8 @@ def test_the_same_settings_give_the_same_net(tmp_path: Path) -> None:
 
 def test_zeros_of_an_earlier_pass_stay_zeros() -> None:
     task = trained("blank")  # its batch norms are folded into what was pruned
-    pruned = apply_passes(task.load_model(), [PruneMagnitude(0.5)], task)
-    model = apply_passes(task.load_model(), [PruneMagnitude(0.5), QuantiseAware(1)], task)
+    pruned = apply_passes(task.load_model(), [PruneWeights(0.5)], task)
+    model = apply_passes(task.load_model(), [PruneWeights(0.5), QuantiseAware(1)], task)
     gone = 0
     for name, weight in pruned.named_parameters():
         if weight.ndim >= 2:

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from pydantic import TypeAdapter
 
-from edgedeploy.compress import FineTune, PruneMagnitude, QuantiseWeights, apply_passes
+from edgedeploy.compress import FineTune, PruneWeights, QuantiseWeights, apply_passes
 from edgedeploy.compress.grids import LayerGrid
 from edgedeploy.compress.weights import weights
 from edgedeploy.errors import CompressionError
@@ -88,7 +88,7 @@ def test_a_step_is_there_for_each_channel_or_for_all(tiny: Task, per: Any) -> No
 @pytest.mark.builds
 @pytest.mark.parametrize(("scheme", "bits"), [(scheme, bits) for scheme, bits, _ in SCHEMES])
 def test_zeros_of_an_earlier_pass_stay_zeros(tiny: Task, scheme: Any, bits: int | None) -> None:
-    passes: list[Pass] = [PruneMagnitude(0.5), QuantiseWeights(2, scheme=scheme, bits=bits)]
+    passes: list[Pass] = [PruneWeights(0.5), QuantiseWeights(2, scheme=scheme, bits=bits)]
     pruned = arrays(apply_passes(tiny.load_model(), passes[:1], tiny))
     both = arrays(apply_passes(tiny.load_model(), passes, tiny))
     for name, (weight, _) in both.items():

@@ -10,7 +10,7 @@ import pytest
 
 from edgedeploy import export, pipeline
 from edgedeploy.cli import main
-from edgedeploy.compress import FineTune, PruneMagnitude, apply_passes
+from edgedeploy.compress import FineTune, PruneWeights, apply_passes
 from edgedeploy.errors import CompressionError, ExportError, PlanError
 from edgedeploy.evaluate import evaluate_model
 from edgedeploy.project import Project
@@ -58,10 +58,8 @@ def test_a_program_can_be_fine_tuned_and_no_more(program: Task) -> None:
     before = evaluate_model(program.load_model(), program, "selection").quality.value
     tuned = apply_passes(program.load_model(), [FineTune(20, 1e-2)], program)
     assert evaluate_model(tuned, program, "selection").quality.value > before
-    with pytest.raises(
-        CompressionError, match=r"prune-magnitude: net.pt2 holds a graph of operators without the layers"
-    ):
-        apply_passes(program.load_model(), [FineTune(1), PruneMagnitude(0.5)], program)
+    with pytest.raises(CompressionError, match=r"prune-weights: net.pt2 holds a graph of operators without the layers"):
+        apply_passes(program.load_model(), [FineTune(1), PruneWeights(0.5)], program)
 
 
 def test_a_program_of_a_frozen_batch_goes_out_with_it(frozen: Task, tmp_path: Path) -> None:

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from edgedeploy.compress import FineTune, PruneMagnitude, apply_passes, finalise
+from edgedeploy.compress import FineTune, PruneWeights, apply_passes, finalise
 from edgedeploy.compress.held import masks_of
 from edgedeploy.errors import CompressionError
 from edgedeploy.task import Task
@@ -24,8 +24,8 @@ def zeros(model: Any) -> int:
 @pytest.mark.parametrize("family", ["trained_cnn", "trained_gru", "trained_transformer"])
 def test_the_zeros_survive_fine_tuning_and_are_permanent(family: str, request: pytest.FixtureRequest) -> None:
     task: Task = request.getfixturevalue(family)
-    pruned = apply_passes(task.load_model(), [PruneMagnitude(0.6)], task)
-    model = apply_passes(task.load_model(), [PruneMagnitude(0.6), FineTune(2, 2e-3)], task)
+    pruned = apply_passes(task.load_model(), [PruneWeights(0.6)], task)
+    model = apply_passes(task.load_model(), [PruneWeights(0.6), FineTune(2, 2e-3)], task)
     total = sum(p.numel() for p in weights(pruned))
     if family == "trained_transformer":
         total -= pruned.get_parameter("position").numel()  # not a layer's weight
@@ -40,7 +40,7 @@ def test_the_smallest_over_all_layers_go_and_the_rest_is_untouched(tiny: Task) -
     import torch
 
     before = tiny.load_model()
-    after = apply_passes(copy.deepcopy(before), [PruneMagnitude(0.3)], tiny)
+    after = apply_passes(copy.deepcopy(before), [PruneWeights(0.3)], tiny)
     old = torch.cat([weight.detach().flatten() for weight in weights(before)])
     new = torch.cat([weight.detach().flatten() for weight in weights(after)])
     gone = new == 0
@@ -59,12 +59,12 @@ def test_equal_magnitudes_do_not_spoil_the_count(tiny: Task) -> None:
     with torch.no_grad():
         for weight in weights(model):
             weight.fill_(0.5)
-    assert zeros(apply_passes(model, [PruneMagnitude(0.25)], tiny)) == round(0.25 * (64 + 48))
+    assert zeros(apply_passes(model, [PruneWeights(0.25)], tiny)) == round(0.25 * (64 + 48))
 
 
 def test_pruning_twice_keeps_the_earlier_zeros(tiny: Task) -> None:
-    once = apply_passes(tiny.load_model(), [PruneMagnitude(0.5)], tiny)
-    model = apply_passes(tiny.load_model(), [PruneMagnitude(0.5), PruneMagnitude(0.2), FineTune(1)], tiny)
+    once = apply_passes(tiny.load_model(), [PruneWeights(0.5)], tiny)
+    model = apply_passes(tiny.load_model(), [PruneWeights(0.5), PruneWeights(0.2), FineTune(1)], tiny)
     for one, other in zip(weights(once), weights(model), strict=True):
         assert ((one == 0) == (other == 0)).all()
 
@@ -72,7 +72,7 @@ def test_pruning_twice_keeps_the_earlier_zeros(tiny: Task) -> None:
 def test_the_gates_of_a_recurrent_layer_compute_with_the_zeros(trained_gru: Task) -> None:
     import torch
 
-    model = PruneMagnitude(0.9).apply(trained_gru.load_model(), trained_gru)
+    model = PruneWeights(0.9).apply(trained_gru.load_model(), trained_gru)
     fresh = trained_gru.model().eval()
     fresh.load_state_dict(model.state_dict())
     rows = torch.from_numpy(trained_gru.test.inputs[0][:5])
@@ -86,14 +86,14 @@ def test_a_layer_without_any_weight_left_is_refused(tiny: Task) -> None:
     with torch.no_grad():
         model.get_parameter("0.weight").mul_(1e-6)
     with pytest.raises(CompressionError, match=r"sparsity 0.8 leaves no weight at all in 0\.weight; lower"):
-        apply_passes(model, [PruneMagnitude(0.8)], tiny)
+        apply_passes(model, [PruneWeights(0.8)], tiny)
 
 
 def test_a_net_without_weights_is_refused(tiny: Task) -> None:
     from torch import nn
 
     with pytest.raises(CompressionError, match="no convolution, linear or recurrent layer"):
-        PruneMagnitude(0.5).apply(nn.ReLU(), tiny)
+        PruneWeights(0.5).apply(nn.ReLU(), tiny)
 
 
 def _revive(model: Any) -> None:
@@ -111,14 +111,14 @@ def _reshape(model: Any) -> None:
 
 @pytest.mark.parametrize("damage", [_revive, _reshape])
 def test_zeros_that_a_later_pass_lost_are_an_error(tiny: Task, damage: Callable[[Any], None]) -> None:
-    model = PruneMagnitude(0.5).apply(tiny.load_model(), tiny)
+    model = PruneWeights(0.5).apply(tiny.load_model(), tiny)
     damage(model)
     with pytest.raises(CompressionError, match=r"a later pass lost the zeros .* 0\.weight"):
         finalise(model)
 
 
 def test_the_masks_are_copied_with_the_net(tiny: Task) -> None:
-    model = copy.deepcopy(PruneMagnitude(0.5).apply(tiny.load_model(), tiny))
+    model = copy.deepcopy(PruneWeights(0.5).apply(tiny.load_model(), tiny))
     before = zeros(model)
     FineTune(1, 0.1).apply(model, tiny)
     assert zeros(model) == before
@@ -127,4 +127,4 @@ def test_the_masks_are_copied_with_the_net(tiny: Task) -> None:
 @pytest.mark.parametrize("sparsity", [0.0, 1.0, -0.1, float("nan")])
 def test_the_sparsity_is_checked(sparsity: float) -> None:
     with pytest.raises(ValueError, match=r"sparsity is .* it must lie between 0 and 1"):
-        PruneMagnitude(sparsity)
+        PruneWeights(sparsity)
