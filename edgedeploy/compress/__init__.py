@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any, cast
 
-from edgedeploy.compress.channels import PruneChannels
+from edgedeploy.compress.channels import PruneChannels, PruneChannelsGradually
 from edgedeploy.compress.checks import checked_outputs
 from edgedeploy.compress.held import finalise
 from edgedeploy.compress.hidden_units import PruneHiddenUnits
@@ -27,6 +27,7 @@ __all__ = [
     "PASSES",
     "FineTune",
     "PruneChannels",
+    "PruneChannelsGradually",
     "PruneHiddenUnits",
     "PruneWeights",
     "QuantiseAware",
@@ -40,6 +41,7 @@ PASSES: dict[str, type[Pass]] = {
     PruneChannels.kind: PruneChannels,
     PruneHiddenUnits.kind: PruneHiddenUnits,
     PruneWeights.kind: PruneWeights,
+    PruneChannelsGradually.kind: PruneChannelsGradually,
     FineTune.kind: FineTune,
     QuantiseAware.kind: QuantiseAware,
     QuantiseWeights.kind: QuantiseWeights,

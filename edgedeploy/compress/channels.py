@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-import warnings
+import copy
+import dataclasses
 from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, ClassVar, Literal
 
-from edgedeploy.compress.graph import layers_before_outputs, splits_into_groups
-from edgedeploy.compress.held import masks_of
+from edgedeploy.compress.attention import spell_out
+from edgedeploy.compress.checks import checked_outputs
+from edgedeploy.compress.held import follow
+from edgedeploy.compress.training import Training, reproducible, train
+from edgedeploy.compress.widths import Widths, layers_with_channels
 from edgedeploy.errors import CompressionError
 
 if TYPE_CHECKING:
@@ -17,95 +20,146 @@ if TYPE_CHECKING:
 
     from edgedeploy.task import Task
 
+Importance = Literal["l1", "l2", "gradient", "random"]
+_KNOWN = {"importance": ("l1", "l2", "gradient", "random"), "scope": ("uniform", "global")}
+
 
 @dataclass(frozen=True, slots=True)
 class PruneChannels:
     """Remove the share `ratio` of the channels of convolutions and linear layers, the least important first.
 
     What depends on a channel goes with it: the next layers' inputs, normalisation, the other branch of a
-    residual. The layers that make the outputs keep their width, and recurrent layers are left whole.
-    Widths that remain are multiples of `round_to`, for kernels work in blocks of 8 or 16 and an odd width may be
-    slower than the full one. "uniform" takes the share from each layer, "global" wherever it matters least.
+    residual. The layers that make the outputs keep their width, and recurrent layers are left whole. `only` and
+    `skip` name layers; channels that several layers make together go where all of these may lose them.
+    Widths that remain are rounded down to multiples of `round_to`, for kernels work in blocks of 8 or 16 and an odd
+    width may be slower than the full one; None takes it from the fleet's device profiles, and is 1 without a fleet.
+    "uniform" takes the share from each layer, "global" wherever it matters least, though never a layer's last
+    `round_to` channels.
+
+    Importance of a channel is the norm of all weights that go with it ("l1", "l2"), how much the loss on the
+    calibration split would change without it by the first-order Taylor expansion ("gradient": Molchanov et al.,
+    arXiv:1906.10771), or drawn from `seed` ("random"), the baseline that the others have to beat.
     """
 
     kind: ClassVar[str] = "prune-channels"
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
     tools: ClassVar[tuple[str, ...]] = ("torch", "torch-pruning")
 
     ratio: float
-    round_to: int = 1
-    importance: Literal["l1", "l2"] = "l2"
+    round_to: int | None = None
+    importance: Importance = "l2"
     scope: Literal["uniform", "global"] = "uniform"
+    only: tuple[str, ...] = ()
+    skip: tuple[str, ...] = ()
+    seed: int = 0
 
     def __post_init__(self) -> None:
         if not 0 < self.ratio < 1:
             raise ValueError(f"ratio is {self.ratio}; it must lie between 0 and 1, both excluded")
-        if self.round_to < 1:
+        if self.round_to is not None and self.round_to < 1:
             raise ValueError(f"round_to is {self.round_to}; it must be at least 1")
-        for name, known in (("importance", ("l1", "l2")), ("scope", ("uniform", "global"))):
+        if not 0 <= self.seed < 2**63:
+            raise ValueError(f"seed is {self.seed}; it must be 0 or above")
+        for name, known in _KNOWN.items():
             if getattr(self, name) not in known:
                 raise ValueError(f"{name} is {getattr(self, name)!r}; it must be {' or '.join(known)}")
 
     def apply(self, model: nn.Module, task: Task) -> nn.Module:
-        """Cut the channels out in place. Raises CompressionError when there is nothing that it can cut."""
-        import torch
-        import torch_pruning
+        """Return the net with the channels cut out. Raises CompressionError when there is nothing that it can cut."""
+        (cut,) = cuts(model, task, self, self.kind)
+        return cut
 
-        if masks_of(model):
-            raise CompressionError(
-                f"{self.kind}: after prune-weights it would cut zeros away with the channels, "
-                "and the sparsity asked for would be lost; put it first"
-            )
-        model.eval()
-        before = _count_parameters(model)
-        frozen = [name for name, parameter in model.named_parameters() if not parameter.requires_grad]
-        inputs = tuple(torch.from_numpy(array) for array in task.example)
-        for name in frozen:
-            model.get_parameter(name).requires_grad_(True)  # the dependencies are traced through autograd
-        try:
-            with _quiet(), torch.enable_grad():
-                pruner = torch_pruning.pruner.BasePruner(
-                    model,
-                    inputs,
-                    importance=torch_pruning.importance.GroupMagnitudeImportance(p=int(self.importance[1])),
-                    global_pruning=self.scope == "global",
-                    pruning_ratio=self.ratio,
-                    ignored_layers=layers_before_outputs(model, inputs),
-                    round_to=self.round_to,
-                    # Both are filled by the pruner: a default argument of its own would be shared by all pruners.
-                    in_channel_groups={},
-                    out_channel_groups=splits_into_groups(model, inputs),
-                )
-                pruner.step()
-        finally:
-            for name in frozen:
-                model.get_parameter(name).requires_grad_(False)
-        if _count_parameters(model) == before:
-            raise CompressionError(f"{self.kind}: {self._nothing_pruned(model)}")
+
+@dataclass(frozen=True, slots=True)
+class PruneChannelsGradually(Training):
+    """Remove channels as `PruneChannels` does, in `steps` equal parts, and train between and after them.
+
+    The epochs are shared out among the parts, the last taking what is left over; the schedule starts anew in each.
+    """
+
+    kind: ClassVar[str] = "prune-channels-gradually"
+    version: ClassVar[int] = 1
+    tools: ClassVar[tuple[str, ...]] = ("torch", "torch-pruning")
+
+    ratio: float = field(kw_only=True)
+    steps: int = 4
+    round_to: int | None = None
+    importance: Importance = "l2"
+    scope: Literal["uniform", "global"] = "uniform"
+    only: tuple[str, ...] = ()
+    skip: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        Training.__post_init__(self)  # super() does not find its class once slots have made another
+        self._cut()
+        if self.steps < 1:
+            raise ValueError(f"steps is {self.steps}; it must be at least 1")
+        if self.epochs < self.steps:
+            raise ValueError(f"epochs is {self.epochs}; it must be at least steps, {self.steps}, one after each cut")
+
+    def _cut(self) -> PruneChannels:
+        return PruneChannels(
+            self.ratio, self.round_to, self.importance, self.scope, self.only, self.skip, seed=self.seed
+        )
+
+    def apply(self, model: nn.Module, task: Task) -> nn.Module:
+        """Return the net cut and trained. Raises CompressionError when nothing can be cut, or training diverges."""
+        each, left_over = divmod(self.epochs, self.steps)
+        with reproducible(self):
+            for step, narrower in enumerate(cuts(model, task, self._cut(), self.kind, self.steps), start=1):
+                epochs = each + (left_over if step == self.steps else 0)
+                train(narrower, task, dataclasses.replace(self, steps=1, epochs=epochs))
+                model = narrower
         return model
 
-    def _nothing_pruned(self, model: nn.Module) -> str:
-        from torch import nn
 
-        recurrent = sorted({type(m).__name__ for m in model.modules() if isinstance(m, (nn.RNNBase, nn.RNNCellBase))})
-        if recurrent:
-            return (
-                f"nothing was pruned: the channels of {', '.join(recurrent)} are coupled over the gates and are left "
-                "whole, and no other layer can give any; use prune-weights for this net"
-            )
+def cuts(model: nn.Module, task: Task, settings: PruneChannels, kind: str, steps: int = 1) -> Iterator[nn.Module]:
+    """The net after each of `steps` cuts of an equal share of the channels that it has at first, always the same one.
+
+    It may be trained before the next is asked for. Raises CompressionError, led by `kind`.
+    """
+    model.eval()
+    before = _count_parameters(model)
+    model, widths = _widths(model, task, settings, kind)
+    for step in range(1, steps + 1):
+        widths.cut(settings.ratio * step / steps)
+        follow(model, model)
+        if step == steps and _count_parameters(model) == before:
+            raise CompressionError(f"{kind}: {_nothing_pruned(model, settings)}")
+        checked_outputs(kind, model, task.example)
+        yield model
+
+
+def _widths(model: nn.Module, task: Task, settings: PruneChannels, kind: str) -> tuple[nn.Module, Widths]:
+    """The net itself, or its attention spelled out where that is to be cut too, and what cuts it."""
+    how = {name: getattr(settings, name) for name in ("importance", "scope", "seed")}
+    how["round_to"] = settings.round_to or 1
+    spelled_out = copy.deepcopy(model)
+    packed = spell_out(spelled_out)
+    names = layers_with_channels(spelled_out, settings.only, settings.skip, kind)
+    widths = Widths(spelled_out, task, names, **how)
+    if not packed:
+        return model, Widths(model, task, names, **how)
+    attention = {name.rsplit(".", 2)[0] for name in packed}
+    if any(name.rsplit(".", 1)[0] in attention for name in widths.reaches()):
+        return spelled_out, widths
+    return model, Widths(model, task, names, **how)
+
+
+def _nothing_pruned(model: nn.Module, settings: PruneChannels) -> str:
+    from torch import nn
+
+    recurrent = sorted({type(m).__name__ for m in model.modules() if isinstance(m, (nn.RNNBase, nn.RNNCellBase))})
+    if recurrent:
         return (
-            f"nothing was pruned: no layer inside the net can give {self.ratio:.0%} of its channels "
-            f"and keep a multiple of {self.round_to}; lower round_to, or leave this pass out"
+            f"nothing was pruned: the channels of {', '.join(recurrent)} are coupled over the gates and are left "
+            "whole, and no other layer can give any; use prune-hidden-units for this net"
         )
+    return (
+        f"nothing was pruned: no layer inside the net can give {settings.ratio:.0%} of its channels "
+        f"and keep a multiple of {settings.round_to or 1}; lower round_to, or leave this pass out"
+    )
 
 
 def _count_parameters(model: nn.Module) -> int:
     return sum(parameter.numel() for parameter in model.parameters())
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    with warnings.catch_warnings():
-        # Positional embeddings and the like: they are found and handled, which is what the warning says.
-        warnings.filterwarnings("ignore", message="Unwrapped parameters detected", category=UserWarning)
-        yield

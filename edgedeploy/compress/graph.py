@@ -1,4 +1,4 @@
-"""Two facts about a net that channel pruning needs and that only running it can tell."""
+"""Facts about a net that structured pruning needs and that only running it can tell."""
 
 from __future__ import annotations
 
@@ -13,27 +13,38 @@ if TYPE_CHECKING:
 _CARRIERS = ("TBackward", "TransposeBackward", "ViewBackward", "UnsafeViewBackward", "PermuteBackward")
 
 
-def layers_before_outputs(model: nn.Module, inputs: tuple[torch.Tensor, ...]) -> list[nn.Module]:
-    """The layers whose channels are the net's outputs: the last ones with weights on each way to an output."""
+def layers_of_fixed_width(model: nn.Module, inputs: tuple[torch.Tensor, ...]) -> list[nn.Module]:
+    """The layers whose channels are the net's outputs, or go into a recurrent layer, which is built for so many.
+
+    These are the last ones with weights on each way there.
+    """
     import torch
+    from torch import nn
 
     owners = {parameter: module for module in model.modules() for parameter in module.parameters(recurse=False)}
-    with torch.enable_grad():
-        output = model(*inputs)
-    outputs = output if isinstance(output, (tuple, list)) else (output,)
+    ends: list[torch.Tensor] = []
+    recurrent = [module for module in model.modules() if isinstance(module, (nn.RNNBase, nn.RNNCellBase))]
+    hooks = [layer.register_forward_pre_hook(lambda _, given: ends.append(given[0])) for layer in recurrent]
+    try:
+        with torch.enable_grad():
+            output = model(*inputs)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    ends += output if isinstance(output, (tuple, list)) else (output,)
     found: list[nn.Module] = []
-    waiting = [one.grad_fn for one in outputs if one.grad_fn is not None]
+    waiting = [one.grad_fn for one in ends if getattr(one, "grad_fn", None) is not None]
     seen = set()
     while waiting:
         node = waiting.pop()
-        if node in seen:
+        if node is None or node in seen:
             continue
         seen.add(node)
         weights = [parameter for parameter in _weights_into(node) if parameter.ndim >= 2 and parameter in owners]
         if weights:
             found += [owners[weight] for weight in weights]
         else:
-            waiting += [following for following, _ in node.next_functions if following is not None]
+            waiting += [following for following, _ in node.next_functions]
     return list(dict.fromkeys(found))
 
 

@@ -5,8 +5,9 @@ from typing import Any
 
 import pytest
 
-from edgedeploy.compress import FineTune, PruneChannels, PruneWeights, apply_passes
-from edgedeploy.compress.graph import layers_before_outputs, splits_into_groups
+from edgedeploy.compress import FineTune, PruneChannels, PruneChannelsGradually, PruneWeights, apply_passes
+from edgedeploy.compress.channels import cuts
+from edgedeploy.compress.graph import layers_of_fixed_width, splits_into_groups
 from edgedeploy.errors import CompressionError
 from edgedeploy.examples import EXAMPLES
 from edgedeploy.task import Task, load_task, predict
@@ -144,7 +145,7 @@ def test_every_output_keeps_its_width(tmp_path: Path) -> None:
 
     task = task_with(tmp_path, net)
     model = task.load_model()
-    last = layers_before_outputs(model, (torch.from_numpy(task.example[0]),))
+    last = layers_of_fixed_width(model, (torch.from_numpy(task.example[0]),))
     assert {id(layer) for layer in last} == {id(model.b), id(model.c), id(model.skip)}
     model = apply_passes(model, [PruneChannels(0.5)], task)
     assert [output.shape for output in predict(model, task.example)] == [(1, 6), (1, 5)]
@@ -158,9 +159,16 @@ def test_frozen_parameters_stay_frozen(tiny: Task) -> None:
     assert not any(parameter.requires_grad for parameter in model.parameters())
 
 
-def test_after_prune_weights_it_is_refused(tiny: Task) -> None:
-    with pytest.raises(CompressionError, match="put it first"):
-        apply_passes(tiny.load_model(), [PruneWeights(0.5), PruneChannels(0.5)], tiny)
+def test_the_zeros_of_what_stays_stay(tiny: Task) -> None:
+    from edgedeploy.compress.held import masks_of
+
+    model = PruneWeights(0.5).apply(tiny.load_model(), tiny)
+    model = PruneChannels(0.5).apply(model, tiny)
+    zeros = {name: model.get_parameter(name) == 0 for name in ("0.weight", "2.weight")}
+    assert all(zero.any() for zero in zeros.values())
+    assert all((masks_of(model)[name] != zero).all() for name, zero in zeros.items())
+    model = apply_passes(model, [FineTune(2)], tiny)
+    assert all((model.get_parameter(name)[zero] == 0).all() for name, zero in zeros.items())
 
 
 def test_the_same_twice_gives_the_same(trained_cnn: Task) -> None:
@@ -175,13 +183,176 @@ def test_the_same_twice_gives_the_same(trained_cnn: Task) -> None:
         ({"ratio": 0.0}, "ratio is 0.0"),
         ({"ratio": float("nan")}, "ratio is nan"),
         ({"ratio": 0.5, "round_to": 0}, "round_to is 0; it must be at least 1"),
-        ({"ratio": 0.5, "importance": "l3"}, "importance is 'l3'; it must be l1 or l2"),
+        ({"ratio": 0.5, "importance": "l3"}, "importance is 'l3'; it must be l1 or l2 or gradient or random"),
+        ({"ratio": 0.5, "seed": -1}, "seed is -1; it must be 0 or above"),
         ({"ratio": 0.5, "scope": "all"}, "scope is 'all'; it must be uniform or global"),
     ],
 )
 def test_settings_are_checked(settings: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         PruneChannels(**settings)
+
+
+def test_what_remains_computes_what_the_masked_net_did(tmp_path: Path) -> None:
+    import torch
+    from torch import nn
+
+    from tests.export.nets import Cnn, digits_task
+
+    task = digits_task(Cnn)
+    full = task.load_model()
+    with torch.no_grad():
+        for layer in full.modules():
+            if isinstance(layer, nn.BatchNorm2d):
+                layer.weight.normal_()  # distinct, so that it names its channel
+                layer.bias.normal_()
+                layer.running_mean.normal_()  # type: ignore[union-attr]
+    pruned = PruneChannels(0.4, importance="l1").apply(copy.deepcopy(full), task)
+    for name, layer in full.named_modules():
+        if isinstance(layer, nn.BatchNorm2d):
+            gone = ~torch.isin(layer.weight, pruned.get_submodule(name).get_parameter("weight"))
+            assert int(gone.sum()) == len(gone) - int(len(gone) * 0.6)
+            with torch.no_grad():
+                layer.weight[gone] = 0
+                layer.bias[gone] = 0
+    assert predict(pruned, task.example)[0] == pytest.approx(predict(full, task.example)[0], abs=1e-5)
+
+
+def test_width_inside_the_heads_of_packed_attention_goes_from_each_head_alike(tmp_path: Path) -> None:
+    import torch
+
+    from tests.export.nets import Transformer, digits_task
+
+    task = digits_task(Transformer)
+    full = task.load_model()
+    pruned = apply_passes(copy.deepcopy(full), [PruneChannels(0.5, only=("*.query", "*.key", "*.value"))], task)
+    for block in ("encoder.layers.0.self_attn", "encoder.layers.1.self_attn"):
+        packed = full.get_parameter(f"{block}.in_proj_weight")
+        for place, part in enumerate(("query", "key", "value")):
+            left = pruned.get_parameter(f"{block}.{part}.weight")
+            rows = packed[32 * place : 32 * place + 32]
+            stays = (rows[:, None] == left[None]).all(-1).any(1)
+            assert stays.view(4, 8).sum(1).tolist() == [4, 4, 4, 4]
+            with torch.no_grad():
+                rows[~stays] = 0
+                full.get_parameter(f"{block}.in_proj_bias")[32 * place : 32 * place + 32][~stays] = 0
+    assert predict(pruned, task.example)[0] == pytest.approx(predict(full, task.example)[0], abs=1e-5)
+
+
+def test_feed_forward_width_alone_leaves_attention_packed(tmp_path: Path) -> None:
+    from torch import nn
+
+    from tests.export.nets import Transformer, digits_task
+
+    task = digits_task(Transformer)
+    model = apply_passes(task.load_model(), [PruneChannels(0.5, only=("encoder.layers.*.linear1",))], task)
+    assert model.get_parameter("encoder.layers.1.linear1.weight").shape == (32, 32)
+    assert isinstance(model.get_submodule("encoder.layers.0.self_attn"), nn.MultiheadAttention)
+    assert model.get_parameter("position").shape == (1, 8, 32)
+
+
+def test_skipped_layers_keep_their_width(trained_cnn: Task) -> None:
+    from torch import nn
+
+    before = trained_cnn.load_model()
+    layers = {n: m.out_channels for n, m in before.named_modules() if isinstance(m, nn.Conv2d) and m.groups == 1}
+    first = next(iter(layers))
+    model = PruneChannels(0.5, skip=(first,)).apply(before, trained_cnn)
+    assert model.get_submodule(first).out_channels == layers[first]
+    for name in list(layers)[1:]:
+        assert model.get_submodule(name).out_channels == layers[name] // 2
+
+
+def test_a_layer_that_is_not_there_is_told(tiny: Task) -> None:
+    with pytest.raises(CompressionError, match=r"prune-channels: only names 'head', .* these are: 0, 2"):
+        apply_passes(tiny.load_model(), [PruneChannels(0.5, only=("head",))], tiny)
+
+
+def test_gradients_know_what_the_outputs_never_see(tiny: Task) -> None:
+    import torch
+
+    def left(importance: Any) -> list[int]:
+        model = tiny.load_model()
+        with torch.no_grad():
+            model.get_parameter("0.bias").copy_(torch.arange(16) + 10.0)  # names the channel, and keeps all active
+            model.get_parameter("0.weight")[:4] *= 10
+            model.get_parameter("2.weight")[:, :4] = 0
+        model = PruneChannels(0.25, importance=importance).apply(model, tiny)
+        assert all(parameter.grad is None for parameter in model.parameters())
+        return [int(value) - 10 for value in model.get_parameter("0.bias")]
+
+    assert left("gradient") == list(range(4, 16))
+    assert set(range(4)) < set(left("l2"))
+
+
+def test_chance_follows_the_seed(tiny: Task) -> None:
+    one, same, other = (
+        PruneChannels(0.5, importance="random", seed=seed).apply(tiny.load_model(), tiny) for seed in (0, 0, 1)
+    )
+    assert same_weights(one, same)
+    assert not same_weights(one, other)
+
+
+def test_globally_no_layer_loses_its_last_block(tmp_path: Path) -> None:
+    import torch
+
+    task = task_with(tmp_path, "Net = lambda: nn.Sequential(nn.Linear(4, 8), nn.Linear(8, 32), nn.Linear(32, 3))")
+    model = task.load_model()
+    with torch.no_grad():
+        model.get_parameter("0.weight").zero_()
+        model.get_parameter("1.weight").zero_()  # all alike: by rank some of them must stay
+    model = PruneChannels(0.5, round_to=4, scope="global").apply(model, task)
+    assert model.get_parameter("0.weight").shape[0] in {4, 8}
+    assert 4 <= model.get_parameter("1.weight").shape[0] < 32
+
+
+def test_a_layer_that_feeds_a_recurrent_one_is_left(tmp_path: Path) -> None:
+    net = """class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.a, self.b, self.gru = nn.Linear(1, 8), nn.Linear(8, 6), nn.GRU(6, 5, batch_first=True)
+        self.c, self.d = nn.Linear(5, 8), nn.Linear(8, 3)
+    def forward(self, x):
+        return self.d(self.c(self.gru(self.b(self.a(x[..., None])))[0][:, -1]))
+"""
+    task = task_with(tmp_path, net)
+    model = apply_passes(task.load_model(), [PruneChannels(0.5)], task)
+    assert [model.get_parameter(f"{name}.weight").shape[0] for name in "abcd"] == [4, 6, 4, 3]
+
+
+def test_gradually_the_same_widths_are_reached_with_training_between(trained_cnn: Task) -> None:
+    from torch import nn
+
+    at_once = PruneChannels(0.5, round_to=8).apply(trained_cnn.load_model(), trained_cnn)
+    step = PruneChannelsGradually(3, 2e-3, ratio=0.5, round_to=8, steps=2)
+    model = apply_passes(trained_cnn.load_model(), [step], trained_cnn)
+    assert [layer.out_channels for layer in model.modules() if isinstance(layer, nn.Conv2d)] == [
+        layer.out_channels for layer in at_once.modules() if isinstance(layer, nn.Conv2d)
+    ]
+    assert accuracy(model, trained_cnn) > 0.8
+    assert same_weights(model, step.apply(trained_cnn.load_model(), trained_cnn))
+
+
+def test_gradually_takes_equal_parts_of_what_there_was_at_first(tiny: Task) -> None:
+    widths = [
+        model.get_parameter("0.weight").shape[0]
+        for model in cuts(tiny.load_model(), tiny, PruneChannels(0.75), "prune-channels-gradually", 3)
+    ]
+    assert widths == [12, 8, 4]
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"ratio": 0.5, "steps": 0}, "steps is 0; it must be at least 1"),
+        ({"ratio": 0.5, "steps": 5}, "epochs is 4; it must be at least steps, 5"),
+        ({"ratio": 1.5}, "ratio is 1.5"),
+        ({"ratio": 0.5, "learning_rate": -1.0}, "learning_rate is -1.0"),
+    ],
+)
+def test_settings_of_the_gradual_pass_are_checked(settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        PruneChannelsGradually(4, **settings)
 
 
 def test_settings_cannot_be_changed() -> None:
