@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from edgedeploy.compress import FineTune, PruneMagnitude, QuantiseAware, apply_passes, optimisers, training
+from edgedeploy.compress import FineTune, PruneWeights, QuantiseAware, apply_passes, optimisers, training
 from edgedeploy.compress.held_out import held_out_loss
 from edgedeploy.compress.training import task_loss, train, train_from_scratch
 from edgedeploy.errors import PlanError
@@ -121,7 +121,7 @@ def test_epochs_before_a_pass_has_settled_are_not_judged(tiny: Task, monkeypatch
 
 def test_masks_outlive_the_return_to_the_best_epoch(tiny: Task, monkeypatch: pytest.MonkeyPatch) -> None:
     scripted([1.0, 2.0], monkeypatch)
-    model = apply_passes(tiny.load_model(), [PruneMagnitude(0.5), FineTune(2, 0.1, stop_after=2)], tiny)
+    model = apply_passes(tiny.load_model(), [PruneWeights(0.5), FineTune(2, 0.1, stop_after=2)], tiny)
     assert sum(int((model.get_parameter(f"{i}.weight") == 0).sum()) for i in (0, 2)) == 56
 
 
