@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from edgedeploy.compress.channels import PruneChannels, PruneChannelsGradually
 from edgedeploy.compress.checks import checked_outputs
+from edgedeploy.compress.factorise import Factorise
 from edgedeploy.compress.held import finalise
 from edgedeploy.compress.hidden_units import PruneHiddenUnits
 from edgedeploy.compress.prune_weights import PruneWeights
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "PASSES",
+    "Factorise",
     "FineTune",
     "PruneChannels",
     "PruneChannelsGradually",
@@ -42,6 +44,7 @@ PASSES: dict[str, type[Pass]] = {
     PruneHiddenUnits.kind: PruneHiddenUnits,
     PruneWeights.kind: PruneWeights,
     PruneChannelsGradually.kind: PruneChannelsGradually,
+    Factorise.kind: Factorise,
     FineTune.kind: FineTune,
     QuantiseAware.kind: QuantiseAware,
     QuantiseWeights.kind: QuantiseWeights,

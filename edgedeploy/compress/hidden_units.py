@@ -70,7 +70,7 @@ class PruneHiddenUnits:
         import torch
 
         model.eval()
-        inputs = tuple(torch.from_numpy(array[:_PROBED_EXAMPLES]) for array in task.calibration.inputs)
+        inputs = tuple(torch.from_numpy(array) for array in task.calibration.spread(_PROBED_EXAMPLES))
         widths = self._widths(model)
         found = [find_units(self.kind, model, name, inputs) for name in widths]
         self._check_untied(model, found)
