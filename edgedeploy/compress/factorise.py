@@ -192,7 +192,7 @@ def _replaced(model: nn.Module, weights: Mapping[str, _Weight], factors: Mapping
         if inside and isinstance(module, nn.TransformerEncoderLayer):
             module.activation_relu_or_gelu = 0  # its fused kernel reads the weights of whole layers
         if inside and isinstance(module, nn.TransformerEncoder):
-            module.use_nested_tensor = False  # which the fused kernel alone takes
+            module.use_nested_tensor = False  # before it makes them, it reads the weights of its first layer
     return model
 
 
