@@ -10,8 +10,10 @@ from typing import TYPE_CHECKING, Any, cast
 from edgedeploy.compress.channels import PruneChannels, PruneChannelsGradually
 from edgedeploy.compress.checks import checked_outputs
 from edgedeploy.compress.factorise import Factorise
+from edgedeploy.compress.heads import PruneHeads
 from edgedeploy.compress.held import finalise
 from edgedeploy.compress.hidden_units import PruneHiddenUnits
+from edgedeploy.compress.layers import DropLayers
 from edgedeploy.compress.prune_weights import PruneWeights
 from edgedeploy.compress.quantise_aware import QuantiseAware
 from edgedeploy.compress.quantise_weights import QuantiseWeights
@@ -26,10 +28,12 @@ if TYPE_CHECKING:
 
 __all__ = [
     "PASSES",
+    "DropLayers",
     "Factorise",
     "FineTune",
     "PruneChannels",
     "PruneChannelsGradually",
+    "PruneHeads",
     "PruneHiddenUnits",
     "PruneWeights",
     "QuantiseAware",
@@ -45,6 +49,8 @@ PASSES: dict[str, type[Pass]] = {
     PruneWeights.kind: PruneWeights,
     PruneChannelsGradually.kind: PruneChannelsGradually,
     Factorise.kind: Factorise,
+    PruneHeads.kind: PruneHeads,
+    DropLayers.kind: DropLayers,
     FineTune.kind: FineTune,
     QuantiseAware.kind: QuantiseAware,
     QuantiseWeights.kind: QuantiseWeights,
