@@ -189,10 +189,12 @@ REFUSED = {
         ("self.heads, self", "self.heads, self.a_head, self"), ("= 4,", "= 4, 4,")
     ),
     "is split into 2 and 4 parts": changed(("self.split(self.key(x))", TWO_KEYS)),
-    "treat all heads of a layer alike": changed(
+    "something else than it did .* treat all heads of a layer alike": changed(
         ("mixed = (", "mixed = (1 + torch.arange(self.heads))[:, None, None] * (")
     ),
-    "the forward pass no longer runs": changed(("/ 2)", "/ 2 + self.bias)"), ("self.out, self.head =", BIAS)),
+    "the net no longer runs .* take sizes from tensors": changed(
+        ("/ 2)", "/ 2 + self.bias)"), ("self.out, self.head =", BIAS)
+    ),
     "has no linear layer after attention": changed(("self.head(self.out(", "(("), (".mean(1))", ".mean(1)[:, :3])")),
 }
 
