@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from edgedeploy.compress.channels import PruneChannels, PruneChannelsGradually
 from edgedeploy.compress.checks import checked_outputs
+from edgedeploy.compress.distil import Distil
 from edgedeploy.compress.factorise import Factorise
 from edgedeploy.compress.heads import PruneHeads
 from edgedeploy.compress.held import finalise
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "PASSES",
+    "Distil",
     "DropLayers",
     "Factorise",
     "FineTune",
@@ -52,6 +54,7 @@ PASSES: dict[str, type[Pass]] = {
     PruneHeads.kind: PruneHeads,
     DropLayers.kind: DropLayers,
     FineTune.kind: FineTune,
+    Distil.kind: Distil,
     QuantiseAware.kind: QuantiseAware,
     QuantiseWeights.kind: QuantiseWeights,
 }

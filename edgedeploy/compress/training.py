@@ -7,7 +7,7 @@ import os
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
@@ -84,6 +84,10 @@ class Training:
         if not 0 <= self.seed < 2**63:
             raise ValueError(f"seed is {self.seed}; it must be 0 or above")
         optimisers.check(self)
+
+    def plainly(self, **changes: Any) -> FineTune:
+        """Training alone as these settings say, but for the changes: for nets that a pass trains on the way."""
+        return FineTune(**{field.name: getattr(self, field.name) for field in fields(Training)} | changes)
 
 
 @dataclass(frozen=True, slots=True)

@@ -42,7 +42,8 @@ class Task:
     `model` builds the net without weights, or takes it from `source`, a file that others made. `example` has the
     batch axis first. `metric(outputs, targets)` gives one score per example, shape (n,), or one number for them all;
     higher is better. `loss` is None where the default serves: cross-entropy for integer targets, else the mean squared
-    error. `digest` names all of this, the weights included; see `task_digest`.
+    error. `teacher` gives a net to learn from, with its weights, `student` a smaller one; None where the file has none.
+    `digest` names all of this, the weights included; see `task_digest`.
     """
 
     folder: Path
@@ -62,6 +63,8 @@ class Task:
     preprocessing: str
     layout: str | None
     source: Path | None = None
+    teacher: Callable[[], nn.Module] | None = None
+    student: Callable[[], nn.Module] | None = None
 
     def load_model(self) -> nn.Module:
         """Build the net, give it its weights, and return it in eval mode.

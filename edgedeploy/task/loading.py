@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from edgedeploy.errors import PlanError
-from edgedeploy.task.definition import Arrays, Split, Task
+from edgedeploy.task.definition import Arrays, Split, Task, predict
 from edgedeploy.task.source import source_net
 from edgedeploy.task.splits import to_arrays, to_splits
 from edgedeploy.task.user_code import UserCode
@@ -87,11 +87,16 @@ def _load(file: Path, weights: Path | None, source: Path | None) -> tuple[Task, 
                 f"{file}: model() and [task] source = {source.name!r} both give the net; take one of them out"
             )
         example = to_arrays(file, "example()", functions["example"]())
-        splits = to_splits(file, functions["data"](), example)
+        splits: dict[str, Any] = to_splits(file, functions["data"](), example)
         if source is None:
-            factory = _checked_model(file, functions["model"])
+            factory = _checked_model(file, functions["model"], "model")
         else:
             factory, source_files = source_net(source, example)
+        others = {
+            name: _checked_model(file, code.guard(_function(file, module, name), name), name)
+            for name in ("teacher", "student")
+            if hasattr(module, name)
+        }
         task = Task(
             folder=code.folder,
             name=code.folder.name,
@@ -107,9 +112,14 @@ def _load(file: Path, weights: Path | None, source: Path | None) -> tuple[Task, 
             preprocessing=_constant(file, module, "PREPROCESSING", str, ""),
             layout=_layout(file, module, example),
             source=source.resolve() if source else None,
+            teacher=others.get("teacher"),
+            student=others.get("student"),
         )
         with code.running("the forward pass on example()"):
-            task.load_model()
+            net = task.load_model()
+        for name, other in others.items():
+            with code.running(f"the forward pass of {name}() on example()"):
+                _check_outputs(file, name, other, predict(net, example), example)
     object.__setattr__(task, "digest", _digest(task, code, source_files))
     return task, code, source_files
 
@@ -186,16 +196,31 @@ def _layout(file: Path, module: ModuleType, example: Arrays) -> str | None:
     return str(layout)
 
 
-def _checked_model(file: Path, factory: Callable[..., Any]) -> Callable[[], Any]:
+def _checked_model(file: Path, factory: Callable[..., Any], name: str) -> Callable[[], Any]:
     def model() -> Any:
         from torch import nn
 
         net = factory()
         if not isinstance(net, nn.Module):
-            raise PlanError(f"{file}: model() returned a {type(net).__name__}; it must return a torch.nn.Module")
+            raise PlanError(f"{file}: {name}() returned a {type(net).__name__}; it must return a torch.nn.Module")
         return net
 
     return model
+
+
+def _check_outputs(file: Path, name: str, factory: Callable[[], Any], wanted: Arrays, example: Arrays) -> None:
+    """A net beside that of model() must answer in the same shapes, with numbers. Raises PlanError."""
+    import torch
+
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        net = factory().eval()
+    outputs = predict(net, example)
+    shapes, expected = [one.shape for one in outputs], [one.shape for one in wanted]
+    if shapes != expected:
+        raise PlanError(f"{file}: {name}() gives outputs of shapes {shapes} on example(); the net gives {expected}")
+    if not all(np.isfinite(one).all() for one in outputs):
+        raise PlanError(f"{file}: {name}() gives NaN or infinity on example(); check its weights")
 
 
 def _checked_metric(file: Path, metric: Callable[..., Any]) -> Callable[[Arrays, np.ndarray], np.ndarray | float]:
