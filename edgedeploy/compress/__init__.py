@@ -11,6 +11,7 @@ from edgedeploy.compress.channels import PruneChannels, PruneChannelsGradually
 from edgedeploy.compress.checks import checked_outputs
 from edgedeploy.compress.distil import Distil
 from edgedeploy.compress.factorise import Factorise
+from edgedeploy.compress.fold_batch_norm import FoldBatchNorm
 from edgedeploy.compress.heads import PruneHeads
 from edgedeploy.compress.held import finalise
 from edgedeploy.compress.hidden_units import PruneHiddenUnits
@@ -33,6 +34,7 @@ __all__ = [
     "DropLayers",
     "Factorise",
     "FineTune",
+    "FoldBatchNorm",
     "PruneChannels",
     "PruneChannelsGradually",
     "PruneHeads",
@@ -55,6 +57,7 @@ PASSES: dict[str, type[Pass]] = {
     DropLayers.kind: DropLayers,
     FineTune.kind: FineTune,
     Distil.kind: Distil,
+    FoldBatchNorm.kind: FoldBatchNorm,
     QuantiseAware.kind: QuantiseAware,
     QuantiseWeights.kind: QuantiseWeights,
 }
