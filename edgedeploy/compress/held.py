@@ -23,7 +23,10 @@ def masks_of(model: nn.Module) -> Mapping[str, torch.Tensor]:
 
 
 def shared_of(model: nn.Module) -> Mapping[str, torch.Tensor]:
-    """Parameter name -> integer tensor of its shape: weights of one number share one value, -1 stands alone."""
+    """Parameter name -> integer tensor of its shape: weights of one number share one value, -1 stands alone.
+
+    Numbers count over the whole net, so that weights of several parameters may share a value.
+    """
     shared: Mapping[str, torch.Tensor] = getattr(model, _SHARED, {})
     return shared
 
@@ -33,20 +36,31 @@ def hold(model: nn.Module, masks: Mapping[str, torch.Tensor]) -> None:
     held = masks_of(model)
     together = {name: mask & held[name] if name in held else mask for name, mask in masks.items()}
     setattr(model, _MASKS, {**held, **together})
-    # A zero shares no value with those that stay: their mean would bring it back.
-    shared = {n: v.masked_fill(~together[n], -1) if n in together else v for n, v in shared_of(model).items()}
-    setattr(model, _SHARED, shared)
+    setattr(model, _SHARED, _without_zeros(shared_of(model), together))
     enforce(model)
 
 
-def share(model: nn.Module, labels: Mapping[str, torch.Tensor]) -> None:
+def share(model: nn.Module, labels: Mapping[str, torch.Tensor], *, across: bool = False) -> None:
     """Give weights of one label one value, their mean, now and at each later `enforce`; replaces earlier labels.
 
-    The mean of weights that each took a step is their common value after one step along the mean gradient, so that
-    training moves the centroids (Han et al., Deep Compression, arXiv:1510.00149, section 3.3).
+    Labels count for each parameter by itself, or over all that are given where `across` says so. The mean of weights
+    that each took a step is their common value after one step along the mean gradient, so that training moves the
+    centroids (Han et al., Deep Compression, arXiv:1510.00149, section 3.3).
     """
-    setattr(model, _SHARED, {**shared_of(model), **labels})
+    others = {name: numbers for name, numbers in shared_of(model).items() if name not in labels}
+    free = 1 + max((int(numbers.max()) for numbers in others.values()), default=-1)
+    numbered = {}
+    for name, label in labels.items():
+        numbered[name] = label.long().where(label < 0, label.long() + free)
+        if not across:
+            free = max(free, 1 + int(numbered[name].max()))
+    setattr(model, _SHARED, {**others, **_without_zeros(numbered, masks_of(model))})
     enforce(model)
+
+
+def _without_zeros(labels: Mapping[str, torch.Tensor], masks: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    # A zero shares no value with those that stay: their mean would bring it back.
+    return {name: label.masked_fill(~masks[name], -1) if name in masks else label for name, label in labels.items()}
 
 
 def release(model: nn.Module, names: set[str]) -> None:
@@ -62,14 +76,15 @@ def enforce(model: nn.Module) -> None:
     with torch.no_grad():
         for name, mask in masks_of(model).items():
             model.get_parameter(name).masked_fill_(~mask, 0.0)  # a product would leave negative zeros
-        for name, labels in shared_of(model).items():
-            parameter = model.get_parameter(name)
-            together = labels >= 0
-            numbers, values = labels[together], parameter.detach()[together].double()
+        shared = [(model.get_parameter(name), labels, labels >= 0) for name, labels in shared_of(model).items()]
+        if shared:
+            numbers = torch.cat([labels[together] for _, labels, together in shared])
+            values = torch.cat([parameter.detach()[together].double() for parameter, _, together in shared])
             size = int(numbers.max()) + 1 if len(numbers) else 0
             sums = torch.zeros(size, dtype=torch.float64).index_add_(0, numbers, values)
-            counts = torch.bincount(numbers, minlength=size).clamp(min=1)
-            parameter[together] = (sums / counts).to(parameter.dtype)[numbers]
+            means = sums / torch.bincount(numbers, minlength=size).clamp(min=1)
+            for parameter, labels, together in shared:
+                parameter[together] = means.to(parameter.dtype)[labels[together]]
 
 
 def follow(model: nn.Module, before: nn.Module, renamed: Mapping[str, str] | None = None) -> None:
@@ -77,7 +92,7 @@ def follow(model: nn.Module, before: nn.Module, renamed: Mapping[str, str] | Non
 
     `renamed` maps parameter names of `model` to those of `before` where they differ. Held zeros are the exact zeros
     of a parameter that had a mask, weights of one label the equal values of one that shared; names that are gone are
-    forgotten.
+    forgotten. Every value of a parameter that shared must be one of those it had.
     """
     import torch
 
@@ -88,7 +103,11 @@ def follow(model: nn.Module, before: nn.Module, renamed: Mapping[str, str] | Non
     new_shared = {}
     for name, weight in named.items():
         if renamed.get(name, name) in shared:
-            new_shared[name] = torch.unique(weight, return_inverse=True)[1].masked_fill(weight == 0, -1)
+            old = renamed.get(name, name)
+            had, place = torch.unique(before.get_parameter(old).detach(), return_inverse=True)
+            numbers = torch.full(had.shape, -1).scatter_reduce_(0, place.flatten(), shared[old].flatten(), "amax")
+            at = torch.searchsorted(had, weight.contiguous()).clamp(max=len(had) - 1)
+            new_shared[name] = numbers[at].masked_fill((weight == 0) | (had[at] != weight), -1)
     setattr(model, _MASKS, new_masks)
     setattr(model, _SHARED, new_shared)
 
@@ -104,15 +123,14 @@ def finalise(model: nn.Module) -> None:
             raise CompressionError(
                 f"a later pass lost the zeros that pruning put into {name}; put the pruning of weights after it"
             )
-    for name, labels in shared_of(model).items():
-        parameter = model.get_parameter(name)
-        together = labels >= 0
-        if parameter.shape == labels.shape:
-            before = parameter.detach().clone()
-            enforce(model)
-            if bool((before == parameter.detach())[together].all()):
-                continue
-        raise CompressionError(f"a later pass moved the shared weights of {name} apart; put share-weights after it")
+    shared = {name: (model.get_parameter(name), labels) for name, labels in shared_of(model).items()}
+    lost = [name for name, (parameter, labels) in shared.items() if parameter.shape != labels.shape]
+    if not lost:
+        before = {name: parameter.detach().clone() for name, (parameter, _) in shared.items()}
+        enforce(model)
+        lost = [name for name, (parameter, _) in shared.items() if bool((parameter.detach() != before[name]).any())]
+    if lost:
+        raise CompressionError(f"a later pass moved the shared weights of {lost[0]} apart; put share-weights after it")
     for attribute in (_MASKS, _SHARED):
         if hasattr(model, attribute):
             delattr(model, attribute)
