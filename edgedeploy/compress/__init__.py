@@ -19,6 +19,7 @@ from edgedeploy.compress.layers import DropLayers
 from edgedeploy.compress.prune_weights import PruneWeights
 from edgedeploy.compress.quantise_aware import QuantiseAware
 from edgedeploy.compress.quantise_weights import QuantiseWeights
+from edgedeploy.compress.share_weights import ShareWeights
 from edgedeploy.compress.training import FineTune
 from edgedeploy.errors import CompressionError
 from edgedeploy.records import Pass, PassSettings
@@ -42,6 +43,7 @@ __all__ = [
     "PruneWeights",
     "QuantiseAware",
     "QuantiseWeights",
+    "ShareWeights",
     "apply_passes",
     "finalise",
     "settings",
@@ -55,6 +57,7 @@ PASSES: dict[str, type[Pass]] = {
     Factorise.kind: Factorise,
     PruneHeads.kind: PruneHeads,
     DropLayers.kind: DropLayers,
+    ShareWeights.kind: ShareWeights,
     FineTune.kind: FineTune,
     Distil.kind: Distil,
     FoldBatchNorm.kind: FoldBatchNorm,

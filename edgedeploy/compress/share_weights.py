@@ -1,0 +1,137 @@
+"""Weight sharing: few values for all weights of a layer, which shows in the packed file, not in time."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+from edgedeploy.compress.codebook import Init, clustered
+from edgedeploy.compress.held import hold, masks_of, share
+from edgedeploy.compress.weights import chosen, weights
+from edgedeploy.errors import CompressionError
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+
+    from edgedeploy.task import Task
+
+
+@dataclass(frozen=True, slots=True)
+class ShareWeights:
+    """Give the weights of each layer at most `clusters` values, or those of all layers together (`per` "net").
+
+    Storage only: the exported file is as large and as fast as before, and packs smaller. Zeros stay zeros and take no
+    part. A later fine-tune moves the values, each along the mean gradient of its weights, and keeps them shared.
+    `init`, `iterations`, `seed` and `rate_weight` are those of `clustered`. `biases` also gives all that is learnt
+    besides, biases, normalisation and positions, `bias_clusters` values in all. `only` and `skip` name layers or
+    weights and touch those alone, not the biases.
+    """
+
+    kind: ClassVar[str] = "share-weights"
+    version: ClassVar[int] = 1
+    tools: ClassVar[tuple[str, ...]] = ("torch",)
+
+    clusters: int = 16
+    init: Init = "linear"
+    iterations: int = 1000
+    per: Literal["layer", "net"] = "layer"
+    biases: bool = False
+    bias_clusters: int = 16
+    rate_weight: float = 0.0
+    only: tuple[str, ...] = ()
+    skip: tuple[str, ...] = ()
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name, least in (("clusters", 1), ("bias_clusters", 1), ("iterations", 1), ("seed", 0)):
+            if getattr(self, name) < least:
+                raise ValueError(f"{name} is {getattr(self, name)}; it must be at least {least}")
+        for name, known in (("init", ("linear", "density", "random")), ("per", ("layer", "net"))):
+            if getattr(self, name) not in known:
+                raise ValueError(f"{name} is {getattr(self, name)!r}; it must be {' or '.join(known)}")
+        if not (self.rate_weight >= 0 and math.isfinite(self.rate_weight)):
+            raise ValueError(f"rate_weight is {self.rate_weight}; it must be 0 or above")
+
+    def apply(self, model: nn.Module, task: Task) -> nn.Module:
+        """Share the weights in place and hold them so.
+
+        Raises CompressionError where there is nothing to share, or where batch normalisation would undo it.
+        """
+        found = {name: weight.detach() for name, weight, _ in weights(model)}
+        if not found:
+            raise CompressionError(f"{self.kind}: the net has no convolution, linear or recurrent layer to share in")
+        names = chosen(self.kind, list(found), self.only, self.skip)
+        norms = followed_by_batch_norm(model, task)
+        for name in names:
+            if (layer := name.rpartition(".")[0]) in norms:
+                raise CompressionError(
+                    f"{self.kind}: exporting folds {norms[layer]} into {layer} with a factor for each channel, so "
+                    "that its values would not stay few; put fold-batch-norm first, or skip this layer"
+                )
+        # Exact zeros of an earlier build come without masks; that they are zeros is worth more than any value.
+        hold(model, {name: found[name] != 0 for name in names if bool((found[name] == 0).any())})
+        shared = {name: found[name] for name in names}
+        if self.per == "net":
+            share(model, self._labels(model, shared, self.clusters), across=True)
+        else:
+            share(model, {n: self._labels(model, {n: value}, self.clusters)[n] for n, value in shared.items()})
+        if self.biases:
+            layers = {id(weight) for _, weight, _ in weights(model)}
+            rest = {
+                name: parameter.detach()
+                for name, parameter in model.named_parameters()
+                if id(parameter) not in layers and parameter.is_floating_point()
+            }
+            if rest:
+                share(model, self._labels(model, rest, self.bias_clusters), across=True)
+        assert all(len(set(value[value != 0].tolist())) <= self.clusters for value in shared.values())
+        return model
+
+    def _labels(self, model: nn.Module, values: Mapping[str, torch.Tensor], clusters: int) -> dict[str, torch.Tensor]:
+        """One codebook for all of `values`, -1 where a weight is held at zero."""
+        import torch
+
+        masks = masks_of(model)
+        free = {name: masks.get(name, torch.ones_like(value, dtype=torch.bool)) for name, value in values.items()}
+        together = torch.cat([value[free[name]] for name, value in values.items()])
+        numbers = clustered(together, clusters, self.init, self.iterations, self.seed, self.rate_weight)
+        parts = torch.split(numbers, [int(free[name].sum()) for name in values])
+        labels = {}
+        for name, part in zip(values, parts, strict=True):
+            labels[name] = torch.full(values[name].shape, -1)
+            labels[name][free[name]] = part
+        return labels
+
+
+def followed_by_batch_norm(model: nn.Module, task: Task) -> dict[str, str]:
+    """Names of the layers whose output goes straight into a batch normalisation, and the name of that."""
+    import torch
+    from torch.nn.modules.batchnorm import _BatchNorm
+
+    outputs: list[tuple[str, torch.Tensor]] = []  # holds the tensors, so that no identity is used twice
+    found: dict[str, str] = {}
+
+    def watch(name: str, norm: bool) -> Callable[..., None]:
+        def hook(_: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
+            if norm:
+                found.update((layer, name) for layer, tensor in outputs if tensor is inputs[0])
+            elif isinstance(output, torch.Tensor):
+                outputs.append((name, output))
+
+        return hook
+
+    hooks = [
+        module.register_forward_hook(watch(name, isinstance(module, _BatchNorm)))
+        for name, module in model.named_modules()
+        if not any(True for _ in module.children())
+    ]
+    try:
+        with torch.no_grad():
+            model.eval()(*(torch.from_numpy(array) for array in task.example))
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return found
