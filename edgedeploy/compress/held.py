@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 # Plain attributes: they are copied with the net, yet are in no state dict and in no exported graph.
 _MASKS = "_edgedeploy_masks"
 _SHARED = "_edgedeploy_shared"
+_VALUES = "_edgedeploy_values"  # what the numbers of _SHARED stand for
 
 
 def masks_of(model: nn.Module) -> Mapping[str, torch.Tensor]:
@@ -83,6 +84,7 @@ def enforce(model: nn.Module) -> None:
             size = int(numbers.max()) + 1 if len(numbers) else 0
             sums = torch.zeros(size, dtype=torch.float64).index_add_(0, numbers, values)
             means = sums / torch.bincount(numbers, minlength=size).clamp(min=1)
+            setattr(model, _VALUES, means)
             for parameter, labels, together in shared:
                 parameter[together] = means.to(parameter.dtype)[labels[together]]
 
@@ -91,8 +93,8 @@ def follow(model: nn.Module, before: nn.Module, renamed: Mapping[str, str] | Non
     """Hold in `model`, cut or re-ordered from `before`, what its values show was held there.
 
     `renamed` maps parameter names of `model` to those of `before` where they differ. Held zeros are the exact zeros
-    of a parameter that had a mask, weights of one label the equal values of one that shared; names that are gone are
-    forgotten. Every value of a parameter that shared must be one of those it had.
+    of a parameter that had a mask; weights of one label are the equal values of one that shared, if it shared them
+    before. Names that are gone are forgotten.
     """
     import torch
 
@@ -102,12 +104,14 @@ def follow(model: nn.Module, before: nn.Module, renamed: Mapping[str, str] | Non
     new_masks = {name: weight != 0 for name, weight in named.items() if renamed.get(name, name) in masks}
     new_shared = {}
     for name, weight in named.items():
-        if renamed.get(name, name) in shared:
-            old = renamed.get(name, name)
-            had, place = torch.unique(before.get_parameter(old).detach(), return_inverse=True)
-            numbers = torch.full(had.shape, -1).scatter_reduce_(0, place.flatten(), shared[old].flatten(), "amax")
-            at = torch.searchsorted(had, weight.contiguous()).clamp(max=len(had) - 1)
-            new_shared[name] = numbers[at].masked_fill((weight == 0) | (had[at] != weight), -1)
+        if (labels := shared.get(renamed.get(name, name))) is not None:
+            numbers = torch.tensor(sorted({-1, *labels.flatten().tolist()}))
+            values = torch.cat([torch.zeros(1, dtype=torch.float64), getattr(before, _VALUES)[numbers[1:]]])
+            values, order = values.to(weight.dtype).sort(stable=True)
+            at = torch.searchsorted(values, weight.contiguous()).clamp(max=len(values) - 1)
+            new_shared[name] = numbers[order][at].masked_fill((weight == 0) | (values[at] != weight), -1)
+    if shared:
+        setattr(model, _VALUES, getattr(before, _VALUES))
     setattr(model, _MASKS, new_masks)
     setattr(model, _SHARED, new_shared)
 
@@ -131,6 +135,6 @@ def finalise(model: nn.Module) -> None:
         lost = [name for name, (parameter, _) in shared.items() if bool((parameter.detach() != before[name]).any())]
     if lost:
         raise CompressionError(f"a later pass moved the shared weights of {lost[0]} apart; put share-weights after it")
-    for attribute in (_MASKS, _SHARED):
+    for attribute in (_MASKS, _SHARED, _VALUES):
         if hasattr(model, attribute):
             delattr(model, attribute)
