@@ -19,6 +19,7 @@ from edgedeploy.compress.layers import DropLayers
 from edgedeploy.compress.prune_weights import PruneWeights
 from edgedeploy.compress.quantise_aware import QuantiseAware
 from edgedeploy.compress.quantise_weights import QuantiseWeights
+from edgedeploy.compress.reorder_channels import ReorderChannels
 from edgedeploy.compress.share_weights import ShareWeights
 from edgedeploy.compress.training import FineTune
 from edgedeploy.errors import CompressionError
@@ -43,6 +44,7 @@ __all__ = [
     "PruneWeights",
     "QuantiseAware",
     "QuantiseWeights",
+    "ReorderChannels",
     "ShareWeights",
     "apply_passes",
     "finalise",
@@ -57,6 +59,7 @@ PASSES: dict[str, type[Pass]] = {
     Factorise.kind: Factorise,
     PruneHeads.kind: PruneHeads,
     DropLayers.kind: DropLayers,
+    ReorderChannels.kind: ReorderChannels,
     ShareWeights.kind: ShareWeights,
     FineTune.kind: FineTune,
     Distil.kind: Distil,
