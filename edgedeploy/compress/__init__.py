@@ -12,6 +12,7 @@ from edgedeploy.compress.checks import checked_outputs
 from edgedeploy.compress.distil import Distil
 from edgedeploy.compress.factorise import Factorise
 from edgedeploy.compress.fold_batch_norm import FoldBatchNorm
+from edgedeploy.compress.hash_weights import HashWeights
 from edgedeploy.compress.heads import PruneHeads
 from edgedeploy.compress.held import finalise
 from edgedeploy.compress.hidden_units import PruneHiddenUnits
@@ -37,6 +38,7 @@ __all__ = [
     "Factorise",
     "FineTune",
     "FoldBatchNorm",
+    "HashWeights",
     "PruneChannels",
     "PruneChannelsGradually",
     "PruneHeads",
@@ -61,6 +63,7 @@ PASSES: dict[str, type[Pass]] = {
     DropLayers.kind: DropLayers,
     ReorderChannels.kind: ReorderChannels,
     ShareWeights.kind: ShareWeights,
+    HashWeights.kind: HashWeights,
     FineTune.kind: FineTune,
     Distil.kind: Distil,
     FoldBatchNorm.kind: FoldBatchNorm,
