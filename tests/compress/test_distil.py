@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from edgedeploy.compress import Distil, FineTune, PruneChannels, PruneMagnitude, apply_passes
+from edgedeploy.compress import Distil, FineTune, PruneChannels, PruneWeights, apply_passes
 from edgedeploy.compress.distil import class_scores
 from edgedeploy.compress.features import Features
 from edgedeploy.compress.training import Batch, train_from_scratch
@@ -197,11 +197,11 @@ def test_two_devices_see_the_same_features(trained_gru: Task) -> None:
     features = [name for name, module in trained_gru.load_model().named_modules() if "GRU" in type(module).__name__]
     settings = Distil(1, 1e-3, batch_size=512, optimiser="sgd", features=tuple(features[:1]))
     assert features
-    one = apply_passes(trained_gru.load_model(), [PruneMagnitude(0.5), settings], trained_gru)
+    one = apply_passes(trained_gru.load_model(), [PruneWeights(0.5), settings], trained_gru)
     two = dataclasses.replace(settings, devices=("cpu", "cpu"))
     for expected, found in zip(
         one.parameters(),
-        apply_passes(trained_gru.load_model(), [PruneMagnitude(0.5), two], trained_gru).parameters(),
+        apply_passes(trained_gru.load_model(), [PruneWeights(0.5), two], trained_gru).parameters(),
         strict=True,
     ):
         torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-5)
@@ -212,7 +212,7 @@ def test_a_pruned_net_learns_from_the_whole_one(
     family: str, trained_cnn: Task, trained_gru: Task, trained_transformer: Task
 ) -> None:
     task = {"cnn": trained_cnn, "gru": trained_gru, "transformer": trained_transformer}[family]
-    pruned = PruneMagnitude(0.8)
+    pruned = PruneWeights(0.8)
     before = accuracy(apply_passes(task.load_model(), [pruned], task), task)
     model = task.load_model()
     tuned = Distil(2, 3e-3, temperature=2.0).apply(pruned.apply(model, task), task)
@@ -250,7 +250,7 @@ def test_layers_that_cannot_be_matched_are_named(trained_cnn: Task) -> None:
 
 def test_a_fresh_student_must_come_first(with_teacher: Task) -> None:
     with pytest.raises(CompressionError, match=r"a student from the task file starts afresh.*put it first"):
-        apply_passes(with_teacher.load_model(), [PruneMagnitude(0.5), Distil(1, student="task")], with_teacher)
+        apply_passes(with_teacher.load_model(), [PruneWeights(0.5), Distil(1, student="task")], with_teacher)
 
 
 def test_a_teacher_that_answers_no_number_is_refused(tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from edgedeploy import export
-from edgedeploy.compress import FineTune, FoldBatchNorm, PruneMagnitude, apply_passes
+from edgedeploy.compress import FineTune, FoldBatchNorm, PruneWeights, apply_passes
 from edgedeploy.compress.held import hold, masks_of, share
 from edgedeploy.errors import CompressionError
 from edgedeploy.records import Format, Precision, Target
@@ -141,7 +141,7 @@ def test_nets_without_batch_norm_are_told(name: str, request: pytest.FixtureRequ
 
 
 def test_held_zeros_outlive_folding_and_what_follows(trained_cnn: Task) -> None:
-    model = PruneMagnitude(0.6).apply(trained_cnn.load_model(), trained_cnn)
+    model = PruneWeights(0.6).apply(trained_cnn.load_model(), trained_cnn)
     masks = {name: mask.clone() for name, mask in masks_of(model).items()}
     folded = apply_passes(model, [FoldBatchNorm(), FineTune(1, batch_size=256)], trained_cnn)
     assert norms(folded) == 0
@@ -149,7 +149,7 @@ def test_held_zeros_outlive_folding_and_what_follows(trained_cnn: Task) -> None:
         weight = folded.get_parameter(name).detach()
         assert not weight[~mask].any()
         assert not torch.signbit(weight[~mask]).any()
-    again = PruneMagnitude(0.6).apply(trained_cnn.load_model(), trained_cnn)
+    again = PruneWeights(0.6).apply(trained_cnn.load_model(), trained_cnn)
     assert same_weights(folded, apply_passes(again, [FoldBatchNorm(), FineTune(1, batch_size=256)], trained_cnn))
 
 
