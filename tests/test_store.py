@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from edgedeploy.errors import StoreError
-from edgedeploy.records import Variant
+from edgedeploy.records import LayerAccount, StepAccount, Variant
 from edgedeploy.store import Store
 from tests.support.records import make_report, make_variant
 
@@ -33,6 +33,27 @@ def test_a_variant_comes_back_as_it_was(store: Store, tmp_path: Path) -> None:
     again = Store(tmp_path / "store", "project")
     assert again.variant(variant.id) == variant
     assert again.variant("0" * 64) is None
+
+
+def test_a_variant_keeps_what_each_step_and_layer_came_to(store: Store, tmp_path: Path) -> None:
+    variant = keep(store, tmp_path, "a-onnx-fp32")
+    assert (variant.steps, variant.layers) == ((), ())
+    steps = (StepAccount("source", 5, 4, None, 20, quality=variant.quality), StepAccount("a", 5, 4, 7, 20, 1, 2))
+    layers = (LayerAccount("a.weight", (2, 3), 0.5, 3, 2), LayerAccount("b.weight", (4, 1, 3, 3), 0.0, 36, None, 0.01))
+    store.save_variant(replace(variant, steps=steps, layers=layers))
+    found = store.variant(variant.id)
+    assert found is not None
+    assert (found.steps, found.layers) == (steps, layers)
+
+
+def test_a_variant_of_before_there_were_accounts_is_read_without_one(store: Store, tmp_path: Path) -> None:
+    variant = keep(store, tmp_path, "a-onnx-fp32")
+    with sqlite3.connect(tmp_path / "store" / "records.db") as database:
+        database.execute("update variants set record = json_remove(record, '$.steps', '$.layers')")
+        (record,) = database.execute("select record from variants").fetchone()
+    database.close()
+    assert "steps" not in record
+    assert store.variant(variant.id) == variant
 
 
 def test_a_variant_whose_bytes_are_gone_or_cut_is_not_found(store: Store, tmp_path: Path) -> None:

@@ -22,7 +22,20 @@ from edgedeploy.records.boards import (
     Limits,
     RuntimeSupport,
 )
-from edgedeploy.records.built import Artifact, Drop, LayerSensitivity, OperatorUse, Parity, Quality, Variant
+from edgedeploy.records.bought import Gain, gain, gain_of_passes
+from edgedeploy.records.built import (
+    EXPORT,
+    SOURCE,
+    Artifact,
+    Drop,
+    LayerAccount,
+    LayerSensitivity,
+    OperatorUse,
+    Parity,
+    Quality,
+    StepAccount,
+    Variant,
+)
 from edgedeploy.records.chosen import Choice, Rejection
 from edgedeploy.records.measured import (
     Conditions,
@@ -39,7 +52,9 @@ from edgedeploy.records.measured import (
 
 __all__ = [
     "CPU",
+    "EXPORT",
     "ONNX_OPSET",
+    "SOURCE",
     "Accelerator",
     "Artifact",
     "Calibration",
@@ -52,9 +67,11 @@ __all__ = [
     "Drop",
     "Energy",
     "Format",
+    "Gain",
     "Int8Form",
     "Int8Preference",
     "Latency",
+    "LayerAccount",
     "LayerSensitivity",
     "Limits",
     "Memory",
@@ -72,7 +89,10 @@ __all__ = [
     "Report",
     "RuntimeSupport",
     "Snapshot",
+    "StepAccount",
     "Target",
     "Variant",
     "Verdict",
+    "gain",
+    "gain_of_passes",
 ]

@@ -86,12 +86,57 @@ class LayerSensitivity:
 
 
 @dataclass(frozen=True, slots=True)
+class StepAccount:
+    """What one step of a recipe left of the net: the source, each pass in turn by its kind, and the exported file.
+
+    `quality` and `drop` are on the selection split, the drop against the source, which has none itself. `macs` are
+    for one example. `parameter_bytes` is what the parameters take in memory, for the exported file what its constants
+    take. `file_bytes` and `packed_bytes` are of the float32 file that the net makes in the variant's format after
+    this step, for the last step of the file itself. None is what cannot be had or was not counted: a net in between
+    may make no file, and in an exported file nobody counts zeros.
+    """
+
+    step: str
+    parameters: int
+    nonzero_parameters: int | None
+    macs: int | None
+    parameter_bytes: int
+    file_bytes: int | None = None
+    packed_bytes: int | None = None
+    quality: Quality | None = None
+    drop: Drop | None = None
+
+
+SOURCE, EXPORT = "source", "export"
+"""What the first and the last step are called; those in between have the kind of their pass."""
+
+
+@dataclass(frozen=True, slots=True)
+class LayerAccount:
+    """What the passes left of one weight of the net, a tensor of two axes or more, named as in the net.
+
+    `sparsity` is the share of zeros, `distinct` the number of different values, zero among them. `bits` number these
+    values, in each output channel or in the whole tensor, whichever takes fewer; None where no table of values is
+    smaller than the floats themselves. `sensitivity` is how much of the metric the weight's layer alone loses, None
+    where nobody asked.
+    """
+
+    layer: str
+    shape: tuple[int, ...]
+    sparsity: float
+    distinct: int
+    bits: int | None
+    sensitivity: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Variant:
     """One exported file and what is known about it before any board has seen it.
 
     `id` hashes the question (task digest, passes with versions, target, tool versions); `artifact` is the
     answer. `name` is a label, unique within a plan; no fact is parsed out of it. `kept_float` names the layers that
-    the accuracy guard gave back, `sensitivity` what it went by, both empty where all layers passed at once.
+    the accuracy guard gave back, `sensitivity` what it went by, both empty where all layers passed at once. `steps`
+    and `layers` say what each step of the recipe did, both empty where that was not kept.
     """
 
     id: str
@@ -113,3 +158,5 @@ class Variant:
     operators: tuple[OperatorUse, ...] = ()
     kept_float: tuple[str, ...] = ()
     sensitivity: tuple[LayerSensitivity, ...] = ()
+    steps: tuple[StepAccount, ...] = ()
+    layers: tuple[LayerAccount, ...] = ()
