@@ -11,19 +11,29 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
 from edgedeploy import compress, export
+from edgedeploy.build.account import Compressed, Sizes, Watch, exported_step
 from edgedeploy.build.guard import Guard, Guarded
 from edgedeploy.build.identity import Request
+from edgedeploy.build.layers import with_sensitivity
 from edgedeploy.errors import CompressionError, ExportError, PlanError
 from edgedeploy.evaluate import Evaluation, drop, evaluate, evaluate_model
 from edgedeploy.export import FloatFile
-from edgedeploy.records import Drop, Format, LayerSensitivity, OperatorUse, Parity, Precision, Quality, Recipe
+from edgedeploy.records import (
+    Drop,
+    Format,
+    LayerAccount,
+    LayerSensitivity,
+    OperatorUse,
+    Parity,
+    Precision,
+    Quality,
+    Recipe,
+    StepAccount,
+)
 from edgedeploy.task import Task, load_task
-
-if TYPE_CHECKING:
-    from torch import nn
 
 # What pickling a net raises, or taking it up again: a class inside a function, an open file, a hook.
 _NOT_PICKLED = (pickle.PickleError, AttributeError, TypeError, RuntimeError, ImportError, EOFError)
@@ -74,6 +84,8 @@ class Made:
     operators: tuple[OperatorUse, ...]
     kept_float: tuple[str, ...]
     sensitivity: tuple[LayerSensitivity, ...]
+    steps: tuple[StepAccount, ...]
+    layers: tuple[LayerAccount, ...]
 
 
 class Say(Protocol):
@@ -101,7 +113,7 @@ class Bench:
 
     def __init__(self, ground: Ground) -> None:
         self._ground = ground
-        self._compressed: tuple[str, nn.Module | CompressionError] | None = None
+        self._compressed: tuple[str, Compressed | CompressionError] | None = None
 
     @cached_property
     def task(self) -> Task:
@@ -115,6 +127,11 @@ class Bench:
         return task
 
     @cached_property
+    def sizes(self) -> Sizes:
+        """What remembers the sizes of the source's files."""
+        return Sizes(self.task)
+
+    @cached_property
     def source(self) -> Evaluation:
         """How good the source net is on the selection split."""
         return evaluate_model(self.task.load_model(), self.task, "selection")
@@ -122,37 +139,43 @@ class Bench:
     def do(self, job: Job, folder: Path, say: Say) -> Iterator[Made | Failure]:
         """Do a job in an empty folder; what it yields lies there. Raises PlanError for what is wrong with the task."""
         with _one_thread():
-            source = self.source
+            _ = self.source
             try:
-                model = self._model(job, say)
+                compressed = self._model(job, say)
             except CompressionError as error:
                 yield from _all_failed(job.requests, str(error))
                 return
             if job.exports:
-                yield from self._export(model, job, source, folder, say)
+                yield from self._export(compressed, job, folder, say)
 
-    def _export(
-        self, model: nn.Module, job: Job, source: Evaluation, folder: Path, say: Say
-    ) -> Iterator[Made | Failure]:
+    def _export(self, compressed: Compressed, job: Job, folder: Path, say: Say) -> Iterator[Made | Failure]:
         say(f"convert {job.recipe.name} to {job.format}")
         try:
-            float_file = export.convert(model, job.format, self.task, folder, job.requests[0].target.batch)
+            float_file = export.convert(compressed.net, job.format, self.task, folder, job.requests[0].target.batch)
         except ExportError as error:
             yield from _all_failed(job.requests, str(error))
             return
-        parameters = sum(parameter.numel() for parameter in model.parameters())
+        if job.recipe.passes:
+            say(f"measure what each pass of {job.recipe.name} leaves as {job.format}")
+        steps = tuple(self.sizes.steps(compressed.stages, float_file, folder))
         for request in job.requests:
             say(f"export {request.name}", request)
             place = Path(tempfile.mkdtemp(dir=folder))
             try:
-                yield self._one(float_file, request, parameters, source, place, say)
+                yield self._one(float_file, request, steps, compressed.layers, place, say)
             except ExportError as error:
                 yield Failure(request.name, str(error))
 
     def _one(
-        self, float_file: FloatFile, request: Request, parameters: int, source: Evaluation, place: Path, say: Say
+        self,
+        float_file: FloatFile,
+        request: Request,
+        steps: tuple[StepAccount, ...],
+        layers: tuple[LayerAccount, ...],
+        place: Path,
+        say: Say,
     ) -> Made:
-        task, target = self.task, request.target
+        task, target, source = self.task, request.target, self.source
         max_drop = None if target.precision is Precision.FP32 else request.recipe.max_drop
         if max_drop is None:
             held = Guarded(export.quantise(float_file, target, task, place))
@@ -164,23 +187,28 @@ class Bench:
         parity = export.check_parity(exported, target, task)
         contract = place / "contract.json"
         contract.write_text(json.dumps(exported.contract, sort_keys=True, indent=1, allow_nan=False), "utf-8")
+        test = evaluate(exported.path, exported.contract, task, "test")
+        selection = evaluate(exported.path, exported.contract, task, "selection")
+        last = exported_step(steps[-1], exported.path, target.format, source, selection)
         return Made(
             request=request,
             path=exported.path,
             contract=contract,
             probe=exported.probe_path,
             parity=parity,
-            quality=evaluate(exported.path, exported.contract, task, "test").quality,
-            drop=drop(source, evaluate(exported.path, exported.contract, task, "selection")),
-            parameters=parameters,
+            quality=test.quality,
+            drop=drop(source, selection),
+            parameters=last.parameters,
             zipped_bytes=len(zlib.compress(exported.path.read_bytes(), 9)),
             notes=exported.notes,
             operators=exported.operators,
             kept_float=held.kept_float,
             sensitivity=held.sensitivity,
+            steps=(*steps, last),
+            layers=with_sensitivity(layers, held.sensitivity),
         )
 
-    def _model(self, job: Job, say: Say) -> nn.Module:
+    def _model(self, job: Job, say: Say) -> Compressed:
         """The recipe's net: at hand, left by another process, or made now. Raises CompressionError, each time."""
         name = job.recipe.name
         if self._compressed is None or self._compressed[0] != name:
@@ -190,19 +218,22 @@ class Bench:
             raise net
         return net
 
-    def _compress(self, job: Job, say: Say) -> nn.Module | CompressionError:
-        name, passes = job.recipe.name, job.recipe.passes
+    def _compress(self, job: Job, say: Say) -> Compressed | CompressionError:
+        name, passes, task = job.recipe.name, job.recipe.passes, self.task
         say(f"compress {name}" if passes else f"load {name}")
+        model = task.load_model()
+        watch = Watch(model, task, self.source, len(passes))
         try:
-            net = compress.apply_passes(self.task.load_model(), passes, self.task, lambda text: say(f"{name}: {text}"))
+            net = compress.apply_passes(model, passes, task, lambda text: say(f"{name}: {text}"), watch.see)
         except CompressionError as error:
             return error
+        compressed = watch.end(net)
         if job.shared is not None and not job.exports:
-            _write(net, job.shared)
-        return net
+            _write(compressed, job.shared)
+        return compressed
 
 
-def _write(net: nn.Module, file: Path) -> None:
+def _write(net: Compressed, file: Path) -> None:
     """Leave a net to other processes, or nothing where it cannot be pickled: passes give them the same one anew."""
     import torch
 
@@ -212,13 +243,13 @@ def _write(net: nn.Module, file: Path) -> None:
         file.unlink(missing_ok=True)
 
 
-def _read(file: Path | None) -> nn.Module | None:
+def _read(file: Path | None) -> Compressed | None:
     if file is None or not file.exists():
         return None
     import torch
 
     try:
-        net: nn.Module = torch.load(file, weights_only=False)  # our own process wrote it, into our own workspace
+        net: Compressed = torch.load(file, weights_only=False)  # our own process wrote it, into our own workspace
     except _NOT_PICKLED:
         return None
     return net

@@ -154,6 +154,8 @@ def _keep(made: Made, digest: str, store: Store) -> Variant:
         operators=made.operators,
         kept_float=made.kept_float,
         sensitivity=made.sensitivity,
+        steps=made.steps,
+        layers=made.layers,
     )
     store.save_variant(variant)
     return variant

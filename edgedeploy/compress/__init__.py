@@ -79,12 +79,17 @@ _WHY_LAST = {
 
 
 def apply_passes(
-    model: nn.Module, passes: Sequence[Pass], task: Task, on_step: Callable[[str], None] = lambda _: None
+    model: nn.Module,
+    passes: Sequence[Pass],
+    task: Task,
+    on_step: Callable[[str], None] = lambda _: None,
+    on_net: Callable[[str, nn.Module], None] = lambda _, __: None,
 ) -> nn.Module:
     """Run the passes one after another and make their work permanent; may change `model` in place.
 
     `on_step` gets one line before each pass. After each, the net must still give finite outputs of the same
-    shapes on the example. Raises CompressionError, which names the pass.
+    shapes on the example; then `on_net` gets the pass's kind and the net, to look at and not to keep. Raises
+    CompressionError, which names the pass.
     """
     needs_layers = [step.kind for step in passes if not isinstance(step, FineTune)]
     if task.source is not None and needs_layers:
@@ -104,6 +109,7 @@ def apply_passes(
         model = step.apply(model, task)
         model.eval()
         checked_outputs(step.kind, model, task.example, shapes)
+        on_net(step.kind, model)
     finalise(model)
     return model
 

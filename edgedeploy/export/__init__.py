@@ -33,8 +33,10 @@ __all__ = [
     "FloatFile",
     "Written",
     "check_parity",
+    "constant_bytes",
     "convert",
     "export",
+    "float_content",
     "layers",
     "quantise",
     "tools",
@@ -70,6 +72,9 @@ class Exporter(Protocol):
 
     def strip(self, content: bytes) -> bytes:
         """A named file as `quantise` writes it."""
+
+    def constant_bytes(self, content: bytes) -> int:
+        """What the constants of a file take in it, without their names and shapes."""
 
     def tracer(self, content: bytes, names: Collection[str]) -> Callable[[Arrays], dict[str, np.ndarray]]:
         """What runs a named file and gives its inner tensors, in real values, those that are there."""
@@ -133,6 +138,18 @@ def convert(model: nn.Module, file_format: Format, task: Task, folder: Path, bat
     path = folder / f"float.{file_format}"
     EXPORTERS[file_format].convert(net, task, path, batch)
     return FloatFile(path, file_format, reference, batch)
+
+
+def float_content(source: FloatFile, task: Task) -> bytes:
+    """What `quantise` writes in float32, neither run nor probed. Raises ExportError where it was trained for int8."""
+    exporter = EXPORTERS[source.format]
+    target = Target(source.format, Precision.FP32, batch=source.batch)
+    return exporter.strip(exporter.named(source.path, target, task, ()))
+
+
+def constant_bytes(path: Path, file_format: Format) -> int:
+    """What the constants of an exported file take: weights and biases, in ONNX the scales beside them."""
+    return EXPORTERS[file_format].constant_bytes(path.read_bytes())
 
 
 def layers(source: FloatFile) -> tuple[str, ...]:

@@ -110,6 +110,19 @@ def strip(content: bytes) -> bytes:
     return bytes(_strip(onnx.load_from_string(content)).SerializeToString(deterministic=True))
 
 
+def constant_bytes(content: bytes) -> int:
+    """What the constants of a file take in it, without their names and shapes."""
+    import onnx
+
+    return sum(_content_bytes(tensor) for tensor in onnx.load_from_string(content).graph.initializer)
+
+
+def _content_bytes(tensor: Any) -> int:
+    from onnx import numpy_helper
+
+    return len(tensor.raw_data) if tensor.HasField("raw_data") else int(numpy_helper.to_array(tensor).nbytes)
+
+
 def describe(path: Path) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     """The file's inputs and outputs, in its order: name, shape (None where it is free), type."""
     import onnx

@@ -75,6 +75,14 @@ def strip(content: bytes) -> bytes:
     return tidy(content)
 
 
+def constant_bytes(content: bytes) -> int:
+    """What the constants of a file take in it, without their names and shapes, and without scales."""
+    model = read(content)
+    used = {tensor.buffer for graph in model.subgraphs for tensor in graph.tensors}
+    buffers = (model.buffers[index].data for index in used)
+    return sum(len(data) for data in buffers if data is not None)
+
+
 def _quantised(
     content: bytes, source: Path, target: Target, task: Task, keep_float: Collection[str]
 ) -> tuple[bytes, str | None, str | None]:

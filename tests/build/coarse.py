@@ -18,6 +18,9 @@ if TYPE_CHECKING:
 
 tools = real.tools
 describe = real.describe
+named = real.named
+strip = real.strip
+constant_bytes = real.constant_bytes
 
 
 def convert(model: nn.Module, task: Task, path: Path, batch: int | None = None) -> None:

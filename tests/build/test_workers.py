@@ -14,11 +14,12 @@ from torch import nn
 from edgedeploy import pipeline
 from edgedeploy.build import job as building
 from edgedeploy.build import worker, workers
+from edgedeploy.build.account import Compressed, Stage
 from edgedeploy.build.job import Bench, Ground, Job
 from edgedeploy.errors import PlanError
 from edgedeploy.progress import Silent
 from edgedeploy.project import Project
-from edgedeploy.records import Recipe
+from edgedeploy.records import LayerAccount, Recipe, StepAccount
 from edgedeploy.task import load_task
 from tests.support.project import PLAN, TASK, write_project
 
@@ -103,15 +104,20 @@ def test_a_task_that_chance_makes_is_refused(tmp_path: Path) -> None:
 
 def test_a_net_is_handed_over_where_it_can_be(tmp_path: Path) -> None:
     net = nn.Sequential(nn.Linear(3, 2), nn.BatchNorm1d(2))
-    building._write(net, tmp_path / "net")
+    stage = Stage(StepAccount("source", 8, 8, 6, 32), net)
+    building._write(Compressed(net, (stage,), (LayerAccount("0.weight", (2, 3), 0.0, 6, None),)), tmp_path / "net")
     taken = building._read(tmp_path / "net")
     assert taken is not None
-    assert all(torch.equal(a, b) for a, b in zip(net.state_dict().values(), taken.state_dict().values(), strict=True))
+    given = net.state_dict().values()
+    assert all(torch.equal(a, b) for a, b in zip(given, taken.net.state_dict().values(), strict=True))
+    assert taken.stages[0].account == stage.account
+    assert taken.stages[0].net is taken.net
+    assert taken.layers[0].shape == (2, 3)
 
     class Local(nn.Module):
         """Nobody else can import it."""
 
-    building._write(Local(), tmp_path / "local")
+    building._write(Compressed(Local(), (), ()), tmp_path / "local")
     assert not (tmp_path / "local").exists()
     assert building._read(tmp_path / "local") is None
     (tmp_path / "half").write_bytes((tmp_path / "net").read_bytes()[:100])
