@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from rich.markup import escape
 from rich.table import Table
 
+from edgedeploy.cli.account import print_account
 from edgedeploy.cli.bars import Bars, Lines
 from edgedeploy.cli.console import out, print_json
 from edgedeploy.cli.layers import print_layers
@@ -29,7 +30,7 @@ from edgedeploy.cli.words import (
     tensors_text,
 )
 from edgedeploy.lab import worst_exit_code
-from edgedeploy.records import CPU, Choice, Outcome, Report, Variant
+from edgedeploy.records import CPU, Choice, Outcome, Report, Variant, gain_of_passes
 
 if TYPE_CHECKING:
     from edgedeploy.board import BoardFacts
@@ -248,7 +249,8 @@ def listed(fleet: Fleet, probed: Sequence[Visited[BoardFacts]], *, as_json: bool
 def shown(all_known: Shown, errors: LayerErrors | None = None, *, as_json: bool) -> None:
     """All that is known about one variant, and how far each of its layers strays where that was asked for."""
     if as_json:
-        print_json(asdict(all_known) | ({"layers": errors} if errors else {}))
+        buy = gain_of_passes(all_known.variant.steps)
+        print_json(asdict(all_known) | {"passes_buy": buy} | ({"layers": errors} if errors else {}))
         return
     from edgedeploy.report.conditions import nodes
 
@@ -283,6 +285,7 @@ def shown(all_known: Shown, errors: LayerErrors | None = None, *, as_json: bool)
     for layer in variant.sensitivity:
         table.add_row("[bold]layer[/]", escape(sensitivity_text(layer)))
     out.print(table)
+    print_account(variant, all_known.reports)
     for report in all_known.reports:
         out.print(_report_table(report.device + on_text([report]), [report]))
         out.print(f"  nodes: {nodes(report) or 'not told'}")

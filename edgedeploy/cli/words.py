@@ -24,6 +24,25 @@ def bytes_text(size_bytes: float) -> str:
     return f"{size_bytes:.3g} GB"
 
 
+def count_text(count: float) -> str:
+    """A number of things in three digits: 12.3 k."""
+    for unit in ("", " k", " M"):
+        if abs(count) < 999.5:
+            return f"{count:.3g}{unit}"
+        count /= 1000
+    return f"{count:.3g} G"
+
+
+def percent_text(share: float) -> str:
+    """A share in whole per cents; what is not quite none or all of it is not called so."""
+    percents = round(100 * share)
+    if percents == 0 and share > 0:
+        return "<1 %"
+    if percents == 100 and share < 1:
+        return ">99 %"
+    return f"{percents} %"
+
+
 def milliseconds(value_ms: float | None) -> str:
     """Three significant digits, or the mark of what was not measured."""
     return NOT_MEASURED if value_ms is None else f"{value_ms:.3g}"
