@@ -9,7 +9,7 @@ from rich.table import Table
 
 from edgedeploy.cli.console import out
 from edgedeploy.cli.words import bytes_text, count_text, on_text, or_absent, percent_text, signed
-from edgedeploy.records import EXPORT, LayerAccount, Report, StepAccount, Variant, gain_of_passes
+from edgedeploy.records import EXPORT, LayerAccount, Report, Variant, gain_of_passes
 
 _NO_ACCOUNT = "No account of its steps: it was built before they were kept."
 
@@ -46,18 +46,12 @@ def _steps(variant: Variant) -> Table:
             escape(str(variant.target.precision) + " file" if step.step == EXPORT else step.step),
             or_absent(signed(step.drop.value) if step.drop else None),
             count_text(step.parameters),
-            or_absent(_zeros(step)),
+            or_absent(percent_text(step.sparsity) if step.sparsity is not None else None),
             or_absent(count_text(step.macs) if step.macs is not None else None),
             or_absent(bytes_text(step.file_bytes) if step.file_bytes is not None else None),
             or_absent(bytes_text(step.packed_bytes) if step.packed_bytes is not None else None),
         )
     return table
-
-
-def _zeros(step: StepAccount) -> str | None:
-    if step.nonzero_parameters is None or not step.parameters:
-        return None
-    return percent_text(1 - step.nonzero_parameters / step.parameters)
 
 
 def _ram(reports: Sequence[Report]) -> str:

@@ -106,6 +106,13 @@ class StepAccount:
     quality: Quality | None = None
     drop: Drop | None = None
 
+    @property
+    def sparsity(self) -> float | None:
+        """The share of parameters that are zero, None where nobody counted."""
+        if self.nonzero_parameters is None or not self.parameters:
+            return None
+        return 1 - self.nonzero_parameters / self.parameters
+
 
 SOURCE, EXPORT = "source", "export"
 """What the first and the last step are called; those in between have the kind of their pass."""

@@ -133,7 +133,7 @@ def _winner_name(winner: _Point, *, log: bool) -> dict[str, Any]:
     return {
         "x": math.log10(winner.p50_ms) if log else winner.p50_ms,
         "y": winner.variant.quality.value,
-        "text": f"<b>{_plain(winner.row.name)}</b>",
+        "text": f"<b>{plain(winner.row.name)}</b>",
         "showarrow": False,
         "yshift": 22,
     }
@@ -194,9 +194,9 @@ def _facts(point: _Point) -> list[str]:
     p50, p50_bounds = interval(latency.p50_ms, latency.p50_low_ms, latency.p50_high_ms)
     lost, lost_bounds = interval(variant.drop.value, variant.drop.low, variant.drop.high)
     lines = [
-        f"<b>{_plain(variant.name)}</b>",
+        f"<b>{plain(variant.name)}</b>",
         str(variant.target),
-        f"{_plain(variant.quality.metric)} {_bounded(variant.quality)}, drop {lost} ({lost_bounds})",
+        f"{plain(variant.quality.metric)} {_bounded(variant.quality)}, drop {lost} ({lost_bounds})",
         f"p50 {p50} ms ({p50_bounds}), p90 {_or_few(latency.p90_ms)}",
         f"init {ms(latency.init_ms)}, first inference {ms(latency.first_inference_ms)}",
         (
@@ -207,16 +207,16 @@ def _facts(point: _Point) -> list[str]:
         + (
             size(metrics.memory.peak_rss_over_runtime_bytes)
             if metrics.memory
-            else f"not measured: {_plain(point.row.absent('memory'))}"
+            else f"not measured: {plain(point.row.absent('memory'))}"
         ),
         "energy " + (mj(metrics.energy.total_mj) if metrics.energy else "not measured"),
         f"{report.outcome.replace('_', ' ')}, {report.verdict}"
-        + (f": {_plain('; '.join(report.reasons))}" if report.reasons else ""),
+        + (f": {plain('; '.join(report.reasons))}" if report.reasons else ""),
     ]
     if point.row.winner:
         lines.append("the winner")
     elif point.row.why:
-        lines.append(_plain(f"not the winner: {point.row.why}"))
+        lines.append(plain(f"not the winner: {point.row.why}"))
     return [
         line
         for long in lines
@@ -233,17 +233,18 @@ def _or_few(value: float | None) -> str:
     return "not known: too few runs" if value is None else ms(value)
 
 
-def _plain(text: str) -> str:
+def plain(text: str) -> str:
+    """Text for the little HTML that plotly reads."""
     return html.escape(text, quote=False)
 
 
-def _layout(metric: str, *, log: bool) -> dict[str, Any]:
-    axis = {"automargin": True, "zeroline": False, "showline": True, "ticks": "outside"}
+def base_layout(height: int) -> dict[str, Any]:
+    """What all pictures have in common; `height` in pixels. Their colours are those of the page."""
     return {
         "showlegend": False,
         "hovermode": "closest",
         "modebar": {"bgcolor": "rgba(0,0,0,0)", "color": "#858b94", "activecolor": "#3274b5"},
-        "height": 440,
+        "height": height,
         "margin": {"l": 12, "r": 24, "t": 28, "b": 12},
         "paper_bgcolor": "rgba(0,0,0,0)",
         "plot_bgcolor": "rgba(0,0,0,0)",
@@ -254,6 +255,13 @@ def _layout(metric: str, *, log: bool) -> dict[str, Any]:
             "bordercolor": "#858b94",
             "font": {"color": "#f2f4f6", "size": 12},
         },
+    }
+
+
+def _layout(metric: str, *, log: bool) -> dict[str, Any]:
+    axis = {"automargin": True, "zeroline": False, "showline": True, "ticks": "outside"}
+    return {
+        **base_layout(440),
         "xaxis": {
             **axis,
             "type": "log" if log else "linear",
@@ -261,7 +269,7 @@ def _layout(metric: str, *, log: bool) -> dict[str, Any]:
             # Powers of ten alone leave a log axis of one decade nearly bare.
             **({"dtick": "D2", "minorloglabels": "complete"} if log else {"rangemode": "tozero"}),
         },
-        "yaxis": {**axis, "title": {"text": _plain(metric), "standoff": 12}},
+        "yaxis": {**axis, "title": {"text": plain(metric), "standoff": 12}},
     }
 
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from edgedeploy.errors import StoreError
 from edgedeploy.records import Choice, Device, Report, Variant
 from edgedeploy.report import units
+from edgedeploy.report.account import recipe_views
 from edgedeploy.report.conditions import circumstances, nodes, shared_facts, told_columns
 from edgedeploy.report.figures import histogram, picture
 from edgedeploy.report.view import device_views
@@ -64,6 +65,7 @@ def render(
     """The page as text; what `write_report` writes."""
     views = device_views(variants, reports, choices, devices)
     pictures = {view.anchor: drawn for view in views if (drawn := picture(view)) is not None}
+    recipes = recipe_views(variants, reports)
     template = _environment().get_template("page.html.j2")
     return template.render(
         title=title,
@@ -72,7 +74,8 @@ def render(
         pictures=pictures,
         variants=variants,
         failures=failures,
-        plotly=_plotly() if pictures else "",
+        recipes=recipes,
+        plotly=_plotly() if pictures or recipes else "",
     )
 
 
