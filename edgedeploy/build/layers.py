@@ -1,4 +1,4 @@
-"""Looks into the weights of a compressed net: how many are zero, and how few values the others share."""
+"""Looks into the weights of a compressed net: how many are zero, and how few bits the others need."""
 
 from __future__ import annotations
 
@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from torch import nn
 
 _FLOAT_BITS = 32
+_MOST_STEPS = 127  # of int8, on each side of zero
+_ROUNDING = 2e-4  # in steps: far above that of float32, far below chance
 
 
 def layer_accounts(model: nn.Module) -> tuple[LayerAccount, ...]:
@@ -30,13 +32,12 @@ def layer_accounts(model: nn.Module) -> tuple[LayerAccount, ...]:
 def layer_account(name: str, weight: np.ndarray, axis: int = 0) -> LayerAccount:
     """What there is to say of one weight whose output channels lie along `axis`."""
     rows = np.moveaxis(weight, axis, 0).reshape(weight.shape[axis], -1)
-    pays = [bits for bits in (_bits(rows.reshape(1, -1)), _bits(rows)) if bits is not None]
     return LayerAccount(
         layer=name,
         shape=weight.shape,
         sparsity=float((weight == 0).mean()),
         distinct=len(np.unique(weight)),
-        bits=min(pays, default=None),
+        bits=_bits(rows),
     )
 
 
@@ -54,15 +55,44 @@ def _owner(weight: str, layers: Iterable[str]) -> str:
 
 
 def _bits(rows: np.ndarray) -> int | None:
-    """Bits of an index into a table of values for each row; None where tables and indices outweigh the floats.
+    """Bits of a value in the cheapest code that is smaller than floats; None where there is none.
 
     Zeros are left out of the sum, for they cost floats nothing once packed: pruning alone shares no values.
     """
-    most = table_bits = index_count = 0
+    nonzero = np.count_nonzero(rows)
+    if not nonzero:
+        return 0
+    codes = [code for code in (_table(rows.reshape(1, -1)), _table(rows), _grid(rows)) if code is not None]
+    total_bits, bits = min((extra_bits + nonzero * bits, bits) for extra_bits, bits in codes)
+    return bits if total_bits < _FLOAT_BITS * nonzero else None
+
+
+def _table(rows: np.ndarray) -> tuple[int, int]:
+    """Bits of a table of values for each row, and of an index into it."""
+    values = [np.unique(row) for row in rows]
+    stored = sum(int(np.count_nonzero(found)) for found in values)
+    return _FLOAT_BITS * stored, _index_bits(max(len(found) for found in values))
+
+
+def _grid(rows: np.ndarray) -> tuple[int, int] | None:
+    """Bits of a step for each row, and of an integer that counts steps; None where some row has no such step."""
+    most = 0
     for row in rows:
-        values, nonzero = np.unique(row), int((row != 0).sum())
-        most = max(most, len(values))
-        table_bits += _FLOAT_BITS * int((values != 0).sum())
-        index_count += nonzero
-    bits = (most - 1).bit_length()  # ceil(log2) of it
-    return bits if table_bits + index_count * bits < _FLOAT_BITS * index_count or not index_count else None
+        peak = np.abs(row).max()
+        if not peak:
+            continue
+        shares = row.astype(np.float64) / peak
+        steps = next((n for n in range(1, _MOST_STEPS + 1) if _near_integers(shares * n)), None)
+        if steps is None:
+            return None
+        most = max(most, steps)
+    signs_alone = most == 1 and np.count_nonzero(rows) == rows.size
+    return _FLOAT_BITS * len(rows), 1 if signs_alone else _index_bits(2 * most + 1)
+
+
+def _near_integers(values: np.ndarray) -> bool:
+    return bool((np.abs(values - np.rint(values)) < _ROUNDING).all())
+
+
+def _index_bits(count: int) -> int:
+    return (count - 1).bit_length()  # ceil(log2) of it

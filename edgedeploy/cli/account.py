@@ -9,7 +9,7 @@ from rich.table import Table
 
 from edgedeploy.cli.console import out
 from edgedeploy.cli.words import bytes_text, count_text, on_text, or_absent, percent_text, signed
-from edgedeploy.records import EXPORT, LayerAccount, Report, Variant, gain_of_passes
+from edgedeploy.records import EXPORT, LayerAccount, Report, Variant, gain_of_passes, why_unknown
 
 _NO_ACCOUNT = "No account of its steps: it was built before they were kept."
 
@@ -19,12 +19,12 @@ def print_account(variant: Variant, reports: Sequence[Report]) -> None:
     if not variant.steps:
         out.print(_NO_ACCOUNT)
         return
-    out.print(_heading(variant), style="bold", soft_wrap=True)
+    out.print(_heading(variant), style="bold")
     out.print(_steps(variant))
     if bought := gain_of_passes(variant.steps):
         out.print(f"The passes buy: {bought}.")
     elif variant.passes:
-        out.print("What the passes buy is not known: a step has no float32 file, or its MACs cannot be counted.")
+        out.print(f"What the passes buy is not known: {escape(why_unknown(variant.steps))}.")
     out.print(f"RAM on the board: {_ram(reports)}.", soft_wrap=True)
     if variant.layers:
         out.print(_layers(variant.layers))

@@ -22,7 +22,7 @@ from edgedeploy.records.boards import (
     Limits,
     RuntimeSupport,
 )
-from edgedeploy.records.bought import Gain, gain, gain_of_passes
+from edgedeploy.records.bought import Gain, gain, gain_of_passes, why_unknown
 from edgedeploy.records.built import (
     EXPORT,
     SOURCE,
@@ -95,4 +95,5 @@ __all__ = [
     "Verdict",
     "gain",
     "gain_of_passes",
+    "why_unknown",
 ]

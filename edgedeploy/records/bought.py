@@ -41,6 +41,15 @@ def gain(before: StepAccount, after: StepAccount) -> Gain | None:
     return Gain.NOTHING if any(new > (1 + NOISE) * old for old, new in changes) else Gain.ACCURACY
 
 
+def why_unknown(steps: Sequence[StepAccount]) -> str:
+    """What kept `gain_of_passes` from an answer where there are passes, in half a sentence."""
+    passed = [step for step in steps if step.step != EXPORT]
+    for step in passed[-1:] + passed[:1]:
+        if step.file_bytes is None or step.packed_bytes is None:
+            return f"{step.step} leaves a net of which no float32 file can be made"
+    return "the net's MACs could not be counted"
+
+
 def gain_of_passes(steps: Sequence[StepAccount]) -> Gain | None:
     """What the passes of an account buy together, before its file is exported; None where there are none."""
     passed = [step for step in steps if step.step != EXPORT]

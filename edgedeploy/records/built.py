@@ -122,9 +122,10 @@ SOURCE, EXPORT = "source", "export"
 class LayerAccount:
     """What the passes left of one weight of the net, a tensor of two axes or more, named as in the net.
 
-    `sparsity` is the share of zeros, `distinct` the number of different values, zero among them. `bits` number these
-    values, in each output channel or in the whole tensor, whichever takes fewer; None where no table of values is
-    smaller than the floats themselves. `sensitivity` is how much of the metric the weight's layer alone loses, None
+    `sparsity` is the share of zeros, `distinct` the number of different values, zero among them. `bits` are those of
+    a value as an integer times a step of its output channel, or as an index into a table of values, that of its
+    channel or of the whole tensor, whichever is the smallest; None where none is smaller than the floats themselves.
+    `sensitivity` is how much of the metric the weight's layer alone loses, None
     where nobody asked.
     """
 

@@ -5,7 +5,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from edgedeploy.records import EXPORT, Gain, LayerAccount, Quality, Report, StepAccount, Variant, gain_of_passes
+from edgedeploy.records import (
+    EXPORT,
+    Gain,
+    LayerAccount,
+    Quality,
+    Report,
+    StepAccount,
+    Variant,
+    gain_of_passes,
+    why_unknown,
+)
 from edgedeploy.report.account_figures import Drawn, layers_figure, steps_figure
 from edgedeploy.report.units import size
 
@@ -24,11 +34,15 @@ class StepRow:
 
 @dataclass(frozen=True, slots=True)
 class StepsView:
-    """The steps of a recipe in one format: those that all its files share, then the files. `bought` by its passes."""
+    """The steps of a recipe in one format: those that all its files share, then the files.
+
+    `bought` is by its passes; None where there are none, or where it is not known, and `why_unknown` then says why.
+    """
 
     title: str
     rows: tuple[StepRow, ...]
     bought: Gain | None
+    why_unknown: str
     drawn: Drawn
     anchor: str
 
@@ -114,7 +128,8 @@ def _steps_view(anchor: str, title: str, variants: Sequence[Variant], reports: S
         metric_of(rows),
         f"{variants[0].recipe} as {title}",
     )
-    return StepsView(title, tuple(rows), gain_of_passes(variants[0].steps), drawn, anchor)
+    why = why_unknown(variants[0].steps)
+    return StepsView(title, tuple(rows), gain_of_passes(variants[0].steps), why, drawn, anchor)
 
 
 def _memory(variant: Variant, reports: Sequence[Report]) -> str:

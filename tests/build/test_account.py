@@ -16,7 +16,7 @@ from edgedeploy import compress, export
 from edgedeploy.build import account as accounting
 from edgedeploy.build.account import Sizes, Watch, packed_bytes
 from edgedeploy.build.job import Bench, Ground, Job, Made
-from edgedeploy.compress import FineTune, PruneChannels, PruneMagnitude, QuantiseAware, QuantiseWeights
+from edgedeploy.compress import FineTune, PruneChannels, PruneWeights, QuantiseAware, QuantiseWeights
 from edgedeploy.compress.held import masks_of
 from edgedeploy.evaluate import evaluate_model
 from edgedeploy.export import FloatFile
@@ -55,8 +55,8 @@ def fp32_bytes(net: nn.Module, task: Task, file_format: Format, folder: Path) ->
 
 
 def test_each_pass_is_counted_with_its_zeros_held(tiny: Task) -> None:
-    source, pruned, tuned = (stage.account for stage in watched(tiny, PruneMagnitude(0.5), FineTune(2)).stages)
-    assert [one.step for one in (source, pruned, tuned)] == ["source", "prune-magnitude", "fine-tune"]
+    source, pruned, tuned = (stage.account for stage in watched(tiny, PruneWeights(0.5), FineTune(2)).stages)
+    assert [one.step for one in (source, pruned, tuned)] == ["source", "prune-weights", "fine-tune"]
     for one in (source, pruned, tuned):
         assert (one.parameters, one.macs, one.parameter_bytes) == (PARAMETERS, MACS, 4 * PARAMETERS)
     assert source.nonzero_parameters == PARAMETERS
@@ -78,7 +78,7 @@ def test_fewer_channels_are_fewer_parameters_and_products(tiny: Task) -> None:
 
 @pytest.mark.builds
 def test_sizes_are_those_of_files_that_are_really_made(tiny: Task, tmp_path: Path) -> None:
-    passes = (PruneChannels(0.5), PruneMagnitude(0.5), FineTune(1))
+    passes = (PruneChannels(0.5), PruneWeights(0.5), FineTune(1))
     nets = [tiny.load_model()]
     compress.apply_passes(tiny.load_model(), passes, tiny, on_net=lambda _, net: nets.append(copy.deepcopy(net)))
     assert masks_of(nets[2])
@@ -137,7 +137,7 @@ def test_only_what_changed_is_exported_and_the_source_once(
 
     monkeypatch.setattr(export, "convert", counting)
     sizes = Sizes(tiny)
-    found = watched(tiny, _Idle(), PruneMagnitude(0.5), FineTune(1))
+    found = watched(tiny, _Idle(), PruneWeights(0.5), FineTune(1))
     own = real(found.net, Format.ONNX, tiny, tmp_path)
     first = list(sizes.steps(found.stages, own, tmp_path))
     assert len(converted) == 2
@@ -203,7 +203,7 @@ def test_a_net_that_cannot_be_copied_is_counted_all_the_same(tiny: Task) -> None
 @pytest.mark.builds
 def test_the_file_itself_is_the_last_step(tmp_path: Path) -> None:
     bench = Bench(Ground(write_task(tmp_path / "tiny"), None, None))
-    passes = (PruneMagnitude(0.5), QuantiseWeights(1, scheme="ternary"))
+    passes = (PruneWeights(0.5), QuantiseWeights(1, scheme="ternary"))
     targets = (Target(Format.ONNX, Precision.FP32), Target(Format.ONNX, Precision.W8))
     from edgedeploy.build.identity import requests
 
@@ -213,7 +213,7 @@ def test_the_file_itself_is_the_last_step(tmp_path: Path) -> None:
         assert isinstance(one, Made)
         content = one.path.read_bytes()
         *before, last = one.steps
-        assert [step.step for step in before] == ["source", "prune-magnitude", "quantise-weights"]
+        assert [step.step for step in before] == ["source", "prune-weights", "quantise-weights"]
         assert (last.step, last.nonzero_parameters) == ("export", None)
         assert (last.parameters, last.macs) == (one.parameters, before[-1].macs) == (PARAMETERS, MACS)
         assert (last.file_bytes, last.packed_bytes) == (len(content), packed_bytes(content, Format.ONNX))

@@ -52,6 +52,24 @@ def test_a_grid_for_each_channel_counts_by_channel() -> None:
     assert (transposed.bits, transposed.shape) == (3, (64, 32))
 
 
+@pytest.mark.parametrize(("bits", "fan_in"), [(2, 9), (4, 9), (8, 9), (8, 27), (8, 400)])
+def test_integers_times_a_step_for_each_channel_need_no_table(bits: int, fan_in: int) -> None:
+    most = 2 ** (bits - 1) - 1
+    levels = RANDOM.integers(-most, most + 1, size=(16, fan_in)).astype(np.float32)
+    levels[0, 0] = most
+    assert layer_account("one", levels * RANDOM.uniform(0.01, 0.02, size=(16, 1)).astype(np.float32)).bits == bits
+
+
+def test_signs_times_a_step_are_one_bit() -> None:
+    signs = np.sign(RANDOM.normal(size=(16, 9))).astype(np.float32)
+    assert layer_account("one", signs * RANDOM.uniform(0.01, 0.02, size=(16, 1)).astype(np.float32)).bits == 1
+
+
+@pytest.mark.parametrize("shape", [(1, 64), (64, 1), (16, 1, 3, 3), (4, 3)])
+def test_floats_of_any_shape_are_floats(shape: tuple[int, ...]) -> None:
+    assert layer_account("one", RANDOM.normal(size=shape).astype(np.float32)).bits is None
+
+
 def test_weights_are_listed_and_biases_are_not() -> None:
     net = nn.Sequential(
         nn.Embedding(7, 4), nn.ConvTranspose1d(4, 6, 3), nn.BatchNorm1d(6), nn.GRU(6, 5), nn.MultiheadAttention(8, 2)

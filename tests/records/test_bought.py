@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from edgedeploy.records import EXPORT, SOURCE, Gain, StepAccount, gain, gain_of_passes
+from edgedeploy.records import EXPORT, SOURCE, Gain, StepAccount, gain, gain_of_passes, why_unknown
 
 BEFORE = StepAccount(SOURCE, 2_500, 2_500, 100_000, 10_000, file_bytes=10_000, packed_bytes=9_000)
 
@@ -42,8 +42,18 @@ def test_nothing_is_said_of_what_is_not_known(name: str) -> None:
     assert gain(replace(BEFORE, **unknown), smaller) is None
 
 
+def test_why_it_is_not_known_is_told() -> None:
+    no_file = replace(BEFORE, step="quantise-aware", file_bytes=None, packed_bytes=None)
+    assert why_unknown((BEFORE, no_file)) == "quantise-aware leaves a net of which no float32 file can be made"
+    source = replace(BEFORE, file_bytes=None)
+    assert (
+        why_unknown((source, replace(BEFORE, step="a"))) == "source leaves a net of which no float32 file can be made"
+    )
+    assert why_unknown((BEFORE, replace(BEFORE, step="a", macs=None))) == "the net's MACs could not be counted"
+
+
 def test_passes_are_judged_without_the_export_that_follows() -> None:
-    pruned = replace(BEFORE, step="prune-magnitude", packed_bytes=4_000)
+    pruned = replace(BEFORE, step="prune-weights", packed_bytes=4_000)
     tuned = replace(pruned, step="fine-tune", packed_bytes=4_020)
     int8 = replace(tuned, step=EXPORT, file_bytes=2_600, packed_bytes=1_500)
     assert gain_of_passes((BEFORE, pruned, tuned, int8)) is Gain.PACKED

@@ -147,7 +147,7 @@ def test_the_page_holds_the_pictures_and_the_figures(reader: Reader) -> None:
         "What each step did",
         "slim prune-channels, then sparsify",
         "plain no passes",
-        "what the passes buy is not known: a step has no float32 file",
+        "what the passes buy is not known: sparsify leaves a net of which no float32 file can be made",
         "prune-channels 0.950 (0.940 to 0.970) 0.0300 (0.0200 to 0.0400) 500 2.00 kB 0 % 20.0 k 2.50 kB 2.30 kB",
         "sparsify not known – 500 2.00 kB 80.0 % 20.0 k no such file no such file –",
         "slim-onnx-fp32 0.970 (0.960 to 0.990) 0.0100 (0.0000 to 0.0200) 500 700 B – 20.0 k 900 B 400 B 10.0 MB on",
