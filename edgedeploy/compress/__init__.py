@@ -12,16 +12,19 @@ from edgedeploy.compress.checks import checked_outputs
 from edgedeploy.compress.distil import Distil
 from edgedeploy.compress.factorise import Factorise
 from edgedeploy.compress.fold_batch_norm import FoldBatchNorm
+from edgedeploy.compress.gradual_pruning import PruneGradually
 from edgedeploy.compress.hash_weights import HashWeights
 from edgedeploy.compress.heads import PruneHeads
 from edgedeploy.compress.held import finalise
 from edgedeploy.compress.hidden_units import PruneHiddenUnits
+from edgedeploy.compress.iterative_pruning import PruneIteratively
 from edgedeploy.compress.layers import DropLayers
 from edgedeploy.compress.prune_weights import PruneWeights
 from edgedeploy.compress.quantise_aware import QuantiseAware
 from edgedeploy.compress.quantise_weights import QuantiseWeights
 from edgedeploy.compress.reorder_channels import ReorderChannels
 from edgedeploy.compress.share_weights import ShareWeights
+from edgedeploy.compress.sparsity import Sparsify
 from edgedeploy.compress.training import FineTune
 from edgedeploy.errors import CompressionError
 from edgedeploy.records import Pass, PassSettings
@@ -41,13 +44,16 @@ __all__ = [
     "HashWeights",
     "PruneChannels",
     "PruneChannelsGradually",
+    "PruneGradually",
     "PruneHeads",
     "PruneHiddenUnits",
+    "PruneIteratively",
     "PruneWeights",
     "QuantiseAware",
     "QuantiseWeights",
     "ReorderChannels",
     "ShareWeights",
+    "Sparsify",
     "apply_passes",
     "finalise",
     "settings",
@@ -64,6 +70,9 @@ PASSES: dict[str, type[Pass]] = {
     ReorderChannels.kind: ReorderChannels,
     ShareWeights.kind: ShareWeights,
     HashWeights.kind: HashWeights,
+    PruneGradually.kind: PruneGradually,
+    PruneIteratively.kind: PruneIteratively,
+    Sparsify.kind: Sparsify,
     FineTune.kind: FineTune,
     Distil.kind: Distil,
     FoldBatchNorm.kind: FoldBatchNorm,

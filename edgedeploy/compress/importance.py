@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Literal, get_args
 import numpy as np
 
 from edgedeploy.compress.held import masks_of
+from edgedeploy.compress.saliency import trainable
 from edgedeploy.compress.training import task_loss
 
 if TYPE_CHECKING:
@@ -56,24 +57,19 @@ def _gradient(model: nn.Module, task: Task, names: Sequence[str], _seed: int) ->
     loss = task_loss(task)
     parameters = [model.get_parameter(name) for name in names]
     sums = [torch.zeros_like(parameter, requires_grad=False) for parameter in parameters]
-    frozen = [parameter for parameter in parameters if not parameter.requires_grad]
     threads = torch.get_num_threads()
     torch.set_num_threads(1)  # another number adds up in another order, and might rank differently
     model.eval()
     try:
-        for parameter in frozen:
-            parameter.requires_grad_(True)
         for chosen in torch.split(places, _BATCH):
-            with torch.enable_grad():
+            with trainable(model):
                 mean = loss(model(*(array[chosen] for array in inputs)), targets[chosen])
-            found = torch.autograd.grad(mean, parameters, allow_unused=True)
+                found = torch.autograd.grad(mean, parameters, allow_unused=True)
             for total, gradient in zip(sums, found, strict=True):
                 if gradient is not None:
                     total += gradient * len(chosen)
     finally:
         torch.set_num_threads(threads)
-        for parameter in frozen:
-            parameter.requires_grad_(False)
     return {
         name: (parameter.detach() * total).abs() for name, parameter, total in zip(names, parameters, sums, strict=True)
     }

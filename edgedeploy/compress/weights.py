@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from fnmatch import fnmatchcase
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from edgedeploy.errors import CompressionError
 
 if TYPE_CHECKING:
+    import torch
     from torch import nn
 
 
@@ -55,3 +56,51 @@ def chosen(kind: str, names: Sequence[str], only: Sequence[str], skip: Sequence[
 
 def _is_part(name: str, of: str) -> bool:
     return fnmatchcase(name, of) or fnmatchcase(name, f"{of}.*")
+
+
+class Part(NamedTuple):
+    """A parameter with the axis along which its outputs lie, `gates` times over where a recurrent layer stacks them."""
+
+    name: str
+    axis: int
+    gates: int
+
+    def squares(self, values: torch.Tensor) -> torch.Tensor:
+        """The sum of the squares that make each output, of shape (outputs,)."""
+        rows = values.movedim(self.axis, 0)
+        return rows.square().reshape(len(rows), -1).sum(1).view(self.gates, -1).sum(0)
+
+    def scale_(self, values: torch.Tensor, by: torch.Tensor) -> None:
+        """Multiply in place what makes each output by its number, of shape (outputs,)."""
+        rows = values.movedim(self.axis, 0)
+        rows.mul_(by.repeat(self.gates).view(-1, *(1,) * (rows.ndim - 1)))
+
+
+Group = tuple[Part, ...]
+
+
+def output_groups(model: nn.Module, names: Sequence[str]) -> list[Group]:
+    """The named weights by what makes the same outputs together, each with its biases.
+
+    The matrices of a recurrent layer make one group, whose outputs are its hidden units.
+    """
+    from torch import nn
+
+    groups: dict[tuple[str, str, int], list[Part]] = {}
+    for name, weight, axis in weights(model):
+        if name not in names:
+            continue
+        prefix, _, own = name.rpartition(".")
+        module = model.get_submodule(prefix)
+        gates = 1
+        if isinstance(module, (nn.RNNBase, nn.RNNCellBase)) and own.startswith(("weight_ih", "weight_hh")):
+            gates = len(weight) // int(module.hidden_size)
+        outputs = weight.shape[axis] // gates
+        kind = own.replace("weight_ih", "gates").replace("weight_hh", "gates")
+        group = groups.setdefault((prefix, kind, outputs), [])
+        group.append(Part(name, axis, gates))
+        bias = own.replace("weight", "bias")
+        parameter = getattr(module, bias, None)
+        if bias != own and parameter is not None and len(parameter) == weight.shape[axis]:
+            group.append(Part(f"{prefix}.{bias}" if prefix else bias, 0, gates))
+    return [tuple(group) for group in groups.values()]
