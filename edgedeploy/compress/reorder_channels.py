@@ -27,7 +27,7 @@ _CLASSES = 5
 class ReorderChannels:
     """Change the order of channels and hidden units, which the net's function does not depend on.
 
-    Storage only, and little: the coded size of nets pruned to 90 % fell by 1 to 8 %. The order sought is that of the
+    Storage only, and little: the packed files of pruned nets shrink by a few per cent. The order sought is that of the
     least `coded_bits`. "greedy" takes the best of three for each group: as it is, by the number of zeros,
     and a chain in which each is followed by the most similar one left. "evolutionary" goes on from there: in each of
     `generations` every one of `population` orders has a child, with two channels swapped or a stretch reversed, and

@@ -117,7 +117,7 @@ def followed_by_batch_norm(model: nn.Module, task: Task) -> dict[str, str]:
     def watch(name: str, norm: bool) -> Callable[..., None]:
         def hook(_: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
             if norm:
-                found.update((layer, name) for layer, tensor in outputs if tensor is inputs[0])
+                found.update((layer, name) for layer, tensor in outputs if inputs and tensor is inputs[0])
             elif isinstance(output, torch.Tensor):
                 outputs.append((name, output))
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from edgedeploy import export
-from edgedeploy.compress import FineTune, PruneWeights, ShareWeights, apply_passes
+from edgedeploy.compress import FineTune, PruneChannels, PruneWeights, ShareWeights, apply_passes
 from edgedeploy.compress.held import finalise, follow, hold, masks_of, share, shared_of
 from edgedeploy.compress.weights import weights
 from edgedeploy.errors import CompressionError
@@ -181,6 +181,14 @@ def test_what_is_shared_follows_a_net_that_is_cut_even_across_layers(tiny: Task)
     assert shared_of(model)["0.weight"].equal(shared_of(before)["0.weight"][1:])
     assert masks_of(model)["0.weight"].equal(masks_of(before)["0.weight"][1:])
     assert shared_of(model)["2.weight"].equal(shared_of(before)["2.weight"])
+
+
+@pytest.mark.builds
+def test_channels_cut_after_sharing_leave_the_rest_shared(tiny: Task) -> None:
+    passes: list[Pass] = [ShareWeights(5, per="net"), PruneChannels(0.25), FineTune(2, 1e-2)]
+    model = apply_passes(tiny.load_model(), passes, tiny)
+    assert model.get_parameter("0.weight").shape == (12, 4)
+    assert len(np.unique(np.concatenate(list(values(model).values())))) <= 5
 
 
 @pytest.mark.builds
