@@ -137,12 +137,11 @@ def _widths(model: nn.Module, task: Task, settings: PruneChannels, kind: str) ->
     spelled_out = copy.deepcopy(model)
     packed = spell_out(spelled_out)
     names = layers_with_channels(spelled_out, settings.only, settings.skip, kind)
-    widths = Widths(spelled_out, task, names, **how)
-    if not packed:
-        return model, Widths(model, task, names, **how)
-    attention = {name.rsplit(".", 2)[0] for name in packed}
-    if any(name.rsplit(".", 1)[0] in attention for name in widths.reaches()):
-        return spelled_out, widths
+    if packed:
+        widths = Widths(spelled_out, task, names, **how)
+        attention = {name.rsplit(".", 2)[0] for name in packed}
+        if any(name.rpartition(".")[0] in attention for name in widths.reaches()):
+            return spelled_out, widths
     return model, Widths(model, task, names, **how)
 
 

@@ -63,6 +63,7 @@ class Widths:
     def cut(self, ratio: float) -> None:
         """Cut in place until the share `ratio` of the channels that there were at first is gone."""
         import torch
+        from torch import nn
 
         graph = self._pruner.DG
         with trainable(self.model):
@@ -80,6 +81,9 @@ class Widths:
                 part = graph.get_pruning_group(_root(group), group[0].dep.handler, places)
                 if places and graph.check_pruning_group(part):
                     part.prune()
+        for module in self.model.modules():
+            if isinstance(module, nn.Transformer) and isinstance(module.encoder, nn.TransformerEncoder):
+                module.d_model = module.encoder.layers[0].linear1.in_features  # it compares its inputs with it
 
     def _groups(self) -> Iterator[Any]:
         from torch import nn

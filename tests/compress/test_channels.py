@@ -5,9 +5,9 @@ from typing import Any
 
 import pytest
 
-from edgedeploy.compress import FineTune, PruneChannels, PruneChannelsGradually, PruneWeights, apply_passes
-from edgedeploy.compress.channels import cuts
+from edgedeploy.compress import FineTune, PruneChannels, PruneWeights, apply_passes
 from edgedeploy.compress.graph import layers_of_fixed_width, splits_into_groups
+from edgedeploy.compress.held import masks_of, share, shared_of
 from edgedeploy.errors import CompressionError
 from edgedeploy.examples import EXAMPLES
 from edgedeploy.task import Task, load_task, predict
@@ -152,6 +152,51 @@ def test_every_output_keeps_its_width(tmp_path: Path) -> None:
     assert model.get_parameter("a.weight").shape == (4, 4)
 
 
+def test_weights_that_share_a_value_still_share_it(tiny: Task) -> None:
+    import torch
+
+    model = tiny.load_model()
+    share(model, {"0.weight": torch.arange(64).view(16, 4) % 5, "2.weight": torch.arange(48).view(3, 16) % 3})
+    model = PruneChannels(0.5).apply(model, tiny)
+    assert set(shared_of(model)) == {"0.weight", "2.weight"}
+    model = apply_passes(model, [FineTune(2)], tiny)
+    assert len(torch.unique(model.get_parameter("0.weight"))) <= 5
+    assert len(torch.unique(model.get_parameter("2.weight"))) <= 3
+
+
+def test_a_whole_transformer_gets_narrower(tmp_path: Path) -> None:
+    net = """class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.embed, self.head = nn.Linear(1, 16), nn.Linear(16, 3)
+        self.inner = nn.Transformer(16, 4, 1, 1, 32, batch_first=True)
+    def forward(self, x):
+        rows = self.embed(x[..., None])
+        return self.head(self.inner(rows, rows[:, :2]).mean(1))
+"""
+    task = task_with(tmp_path, net)
+    model: Any = apply_passes(task.load_model(), [PruneChannels(0.5)], task)
+    assert model.inner.d_model == model.embed.out_features == 8
+    assert model.inner.decoder.layers[0].multihead_attn.query.out_features == 8
+
+
+def test_attention_that_cannot_be_spelled_out_keeps_its_width(tmp_path: Path) -> None:
+    net = """class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.embed, self.head = nn.Linear(1, 16), nn.Linear(16, 3)
+        self.attention = nn.MultiheadAttention(16, 4, add_bias_kv=True, batch_first=True)
+        self.wide, self.narrow = nn.Linear(16, 32), nn.Linear(32, 16)
+    def forward(self, x):
+        x = self.embed(x[..., None])
+        x = x + self.attention(x, x, x)[0]
+        return self.head((x + self.narrow(self.wide(x).relu())).mean(1))
+"""
+    task = task_with(tmp_path, net)
+    model: Any = apply_passes(task.load_model(), [PruneChannels(0.5)], task)
+    assert (model.embed.out_features, model.wide.out_features) == (16, 16)
+
+
 def test_frozen_parameters_stay_frozen(tiny: Task) -> None:
     model = tiny.load_model().requires_grad_(False)
     model = PruneChannels(0.5).apply(model, tiny)
@@ -160,8 +205,6 @@ def test_frozen_parameters_stay_frozen(tiny: Task) -> None:
 
 
 def test_the_zeros_of_what_stays_stay(tiny: Task) -> None:
-    from edgedeploy.compress.held import masks_of
-
     model = PruneWeights(0.5).apply(tiny.load_model(), tiny)
     model = PruneChannels(0.5).apply(model, tiny)
     zeros = {name: model.get_parameter(name) == 0 for name in ("0.weight", "2.weight")}
@@ -318,41 +361,6 @@ def test_a_layer_that_feeds_a_recurrent_one_is_left(tmp_path: Path) -> None:
     task = task_with(tmp_path, net)
     model = apply_passes(task.load_model(), [PruneChannels(0.5)], task)
     assert [model.get_parameter(f"{name}.weight").shape[0] for name in "abcd"] == [4, 6, 4, 3]
-
-
-def test_gradually_the_same_widths_are_reached_with_training_between(trained_cnn: Task) -> None:
-    from torch import nn
-
-    at_once = PruneChannels(0.5, round_to=8).apply(trained_cnn.load_model(), trained_cnn)
-    step = PruneChannelsGradually(3, 2e-3, ratio=0.5, round_to=8, steps=2)
-    model = apply_passes(trained_cnn.load_model(), [step], trained_cnn)
-    assert [layer.out_channels for layer in model.modules() if isinstance(layer, nn.Conv2d)] == [
-        layer.out_channels for layer in at_once.modules() if isinstance(layer, nn.Conv2d)
-    ]
-    assert accuracy(model, trained_cnn) > 0.8
-    assert same_weights(model, step.apply(trained_cnn.load_model(), trained_cnn))
-
-
-def test_gradually_takes_equal_parts_of_what_there_was_at_first(tiny: Task) -> None:
-    widths = [
-        model.get_parameter("0.weight").shape[0]
-        for model in cuts(tiny.load_model(), tiny, PruneChannels(0.75), "prune-channels-gradually", 3)
-    ]
-    assert widths == [12, 8, 4]
-
-
-@pytest.mark.parametrize(
-    ("settings", "message"),
-    [
-        ({"ratio": 0.5, "steps": 0}, "steps is 0; it must be at least 1"),
-        ({"ratio": 0.5, "steps": 5}, "epochs is 4; it must be at least steps, 5"),
-        ({"ratio": 1.5}, "ratio is 1.5"),
-        ({"ratio": 0.5, "learning_rate": -1.0}, "learning_rate is -1.0"),
-    ],
-)
-def test_settings_of_the_gradual_pass_are_checked(settings: dict[str, Any], message: str) -> None:
-    with pytest.raises(ValueError, match=message):
-        PruneChannelsGradually(4, **settings)
 
 
 def test_settings_cannot_be_changed() -> None:
