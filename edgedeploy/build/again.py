@@ -28,7 +28,7 @@ def layer_errors(plan: Plan, store: Store, variant: Variant, on_step: Callable[[
     """
     on_step(f"load {variant.name}")
     task = load_task(plan.task_file, plan.weights, plan.source)
-    planned = {request.id: request for request in requests(plan.recipes, task.digest)}
+    planned = {request.id: request for request in requests(plan.recipes, task.digest, task.folder)}
     request: Request | None = planned.get(variant.id)
     if request is None:
         raise PlanError(

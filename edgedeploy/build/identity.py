@@ -8,6 +8,7 @@ import importlib.metadata
 import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from edgedeploy import compress, export
@@ -28,12 +29,15 @@ class Request:
     tools: dict[str, str]
 
 
-def requests(recipes: Sequence[Recipe], task_digest: str) -> list[Request]:
-    """Every variant that the recipes ask for, in their order. Raises PlanError where a tool is not installed."""
-    return [_request(recipe, target, task_digest) for recipe in recipes for target in recipe.targets]
+def requests(recipes: Sequence[Recipe], task_digest: str, folder: Path) -> list[Request]:
+    """Every variant that the recipes ask for, in their order; `folder` is the task's, for files that passes read.
+
+    Raises PlanError where a tool is not installed.
+    """
+    return [_request(recipe, target, task_digest, folder) for recipe in recipes for target in recipe.targets]
 
 
-def _request(recipe: Recipe, target: Target, task_digest: str) -> Request:
+def _request(recipe: Recipe, target: Target, task_digest: str, folder: Path) -> Request:
     passes = tuple(compress.settings(step) for step in recipe.passes)
     needed = {tool for step in recipe.passes for tool in step.tools} | {"torch", *export.tools(target)}
     tools = {**_versions(needed), "edgedeploy.export": str(export.VERSION)}
@@ -45,6 +49,9 @@ def _request(recipe: Recipe, target: Target, task_digest: str) -> Request:
     }
     if recipe.max_drop is not None and target.precision is not Precision.FP32:
         question["guard"] = {"max_drop": recipe.max_drop, "version": guard.VERSION}
+    read = {name: _sha256(folder / name) for step in recipe.passes for name in getattr(step, "reads", ())}
+    if read:
+        question["files"] = read
     canonical = json.dumps(question, sort_keys=True, separators=(",", ":"), allow_nan=False)
     return Request(
         id=hashlib.sha256(canonical.encode()).hexdigest(),
@@ -54,6 +61,14 @@ def _request(recipe: Recipe, target: Target, task_digest: str) -> Request:
         passes=passes,
         tools=tools,
     )
+
+
+def _sha256(path: Path) -> str | None:
+    """None where there is no such file: the pass that reads it says so."""
+    if not path.is_file():
+        return None
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _versions(distributions: Iterable[str]) -> dict[str, str]:

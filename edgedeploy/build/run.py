@@ -48,7 +48,7 @@ def build(plan: Plan, store: Store, progress: Progress, recipes: Sequence[Recipe
         mend = "run `edgedeploy train`" if plan.train else "put the file there, or add a [train] table"
         raise PlanError(f"{plan.weights}: the weights are not there; {mend}.")
     digest = task_digest(plan.task_file, plan.weights, store.digest_cache(), plan.source)
-    planned = requests(plan.recipes, digest)
+    planned = requests(plan.recipes, digest, plan.task_file.parent)
     found = {request.id: variant for request in planned if (variant := store.variant(request.id)) is not None}
     wanted = {recipe.name for recipe in recipes}
     missing = [request for request in planned if request.id not in found and request.recipe.name in wanted]

@@ -24,6 +24,7 @@ from edgedeploy.compress.quantise_aware import QuantiseAware
 from edgedeploy.compress.quantise_weights import QuantiseWeights
 from edgedeploy.compress.reorder_channels import ReorderChannels
 from edgedeploy.compress.share_weights import ShareWeights
+from edgedeploy.compress.soup import Soup
 from edgedeploy.compress.sparsity import Sparsify
 from edgedeploy.compress.training import FineTune
 from edgedeploy.errors import CompressionError
@@ -53,6 +54,7 @@ __all__ = [
     "QuantiseWeights",
     "ReorderChannels",
     "ShareWeights",
+    "Soup",
     "Sparsify",
     "apply_passes",
     "finalise",
@@ -76,6 +78,7 @@ PASSES: dict[str, type[Pass]] = {
     FineTune.kind: FineTune,
     Distil.kind: Distil,
     FoldBatchNorm.kind: FoldBatchNorm,
+    Soup.kind: Soup,
     QuantiseAware.kind: QuantiseAware,
     QuantiseWeights.kind: QuantiseWeights,
 }

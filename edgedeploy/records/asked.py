@@ -87,7 +87,8 @@ class Pass(Protocol):
 
     An implementation is a frozen dataclass: its fields are its identity, together with `kind` and `version`.
     Raise `version` whenever the same fields would give another net. `tools` names the distributions whose
-    version can change the result.
+    version can change the result. A pass that reads files beside the task's names them in a property `reads`, by paths
+    from the task's folder: their content then is part of what is asked for.
     """
 
     kind: ClassVar[str]

@@ -207,7 +207,7 @@ def test_the_file_itself_is_the_last_step(tmp_path: Path) -> None:
     targets = (Target(Format.ONNX, Precision.FP32), Target(Format.ONNX, Precision.W8))
     from edgedeploy.build.identity import requests
 
-    asked = tuple(requests([Recipe("few", passes, targets)], "0" * 64))
+    asked = tuple(requests([Recipe("few", passes, targets)], "0" * 64, tmp_path))
     made = list(bench.do(Job(asked[0].recipe, asked), tmp_path, lambda *_: None))
     for one in made:
         assert isinstance(one, Made)

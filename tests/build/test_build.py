@@ -11,7 +11,7 @@ import pytest
 
 from edgedeploy import export, pipeline
 from edgedeploy.build import Built, identity
-from edgedeploy.compress import FineTune
+from edgedeploy.compress import FineTune, Soup
 from edgedeploy.errors import ExportError, PlanError, StoreError
 from edgedeploy.project import Project
 from edgedeploy.records import Format, Precision, Recipe, Target
@@ -79,7 +79,7 @@ def test_another_input_pass_version_or_tool_version_is_another_question(
     def changed() -> set[str]:
         plan = Project(folder).plan
         digest = first.variants[0].task_digest
-        return {r.name for r in identity.requests(plan.recipes, digest) if known[r.name] != r.id}
+        return {r.name for r in identity.requests(plan.recipes, digest, folder) if known[r.name] != r.id}
 
     with monkeypatch.context() as patch:
         patch.setattr(FineTune, "version", FineTune.version + 1)
@@ -99,11 +99,27 @@ def test_another_input_pass_version_or_tool_version_is_another_question(
 def test_what_may_be_lost_is_part_of_the_question_of_quantised_files_alone() -> None:
     targets = (Target(Format.ONNX, Precision.FP32), Target(Format.ONNX, Precision.FP16))
     ids = {
-        limit: [request.id for request in identity.requests([Recipe("plain", (), targets, limit)], "0" * 64)]
+        limit: [r.id for r in identity.requests([Recipe("plain", (), targets, limit)], "0" * 64, Path())]
         for limit in (None, 0.01, 0.02)
     }
     assert {ids[None][0]} == {ids[0.01][0]} == {ids[0.02][0]}
     assert len({ids[None][1], ids[0.01][1], ids[0.02][1]}) == 3
+
+
+def test_the_content_of_files_that_a_pass_reads_is_part_of_the_question(tmp_path: Path) -> None:
+    targets = (Target(Format.ONNX, Precision.FP32),)
+
+    def asked() -> str:
+        recipe = Recipe("soup", (Soup(files=("a.pt", "b.pt")),), targets)
+        return identity.requests([recipe], "0" * 64, tmp_path)[0].id
+
+    ids = [asked()]
+    for name, content in (("a.pt", "one"), ("b.pt", "two"), ("a.pt", "three")):
+        (tmp_path / name).write_text(content)
+        ids.append(asked())
+    assert len(set(ids)) == 4
+    (tmp_path / "a.pt").write_text("one")
+    assert asked() == ids[2]
 
 
 def test_the_guard_holds_the_files_of_its_recipe(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from edgedeploy.task import Task, predict
+from edgedeploy.task import Split, Task, predict
 
 if TYPE_CHECKING:
     from torch import nn
@@ -14,6 +15,12 @@ if TYPE_CHECKING:
 
 def accuracy(model: nn.Module, task: Task) -> float:
     return float(np.mean(task.metric(predict(model, task.selection.inputs), task.selection.targets)))
+
+
+def few(task: Task, count: int = 200) -> Task:
+    """The task with its first training examples alone, where a test wants training and no result of it."""
+    train = Split(tuple(array[:count] for array in task.train.inputs), task.train.targets[:count])
+    return dataclasses.replace(task, train=train)
 
 
 def parameters(model: nn.Module) -> int:

@@ -12,7 +12,7 @@ from edgedeploy.compress.training import Batch, train_from_scratch
 from edgedeploy.errors import CompressionError, PlanError
 from edgedeploy.records import Pass
 from edgedeploy.task import Task, load_task, predict, task_digest
-from tests.compress.measures import accuracy, same_weights
+from tests.compress.measures import accuracy, few, same_weights
 from tests.support.nets import write_task
 
 pytestmark = pytest.mark.builds
@@ -223,8 +223,9 @@ def test_a_pruned_net_learns_from_the_whole_one(
 
 
 def test_a_narrowed_net_is_matched_layer_by_layer(trained_cnn: Task) -> None:
-    passes: list[Pass] = [PruneChannels(0.5), Distil(1, 3e-3, batch_size=256, features=("2", "5"), feature_weight=0.1)]
-    model = apply_passes(trained_cnn.load_model(), passes, trained_cnn)
+    task = few(trained_cnn)
+    passes: list[Pass] = [PruneChannels(0.5), Distil(1, 3e-3, features=("2", "5"), feature_weight=0.1)]
+    model = apply_passes(task.load_model(), passes, task)
     assert model.get_parameter("0.weight").shape[0] == 8
 
 

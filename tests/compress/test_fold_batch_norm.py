@@ -10,9 +10,9 @@ from edgedeploy import export
 from edgedeploy.compress import FineTune, FoldBatchNorm, PruneWeights, apply_passes
 from edgedeploy.compress.held import hold, masks_of, share
 from edgedeploy.errors import CompressionError
-from edgedeploy.records import Format, Precision, Target
+from edgedeploy.records import Format, Pass, Precision, Target
 from edgedeploy.task import Task, predict
-from tests.compress.measures import same_weights
+from tests.compress.measures import few, same_weights
 from tests.export.nets import make_task
 
 pytestmark = pytest.mark.builds
@@ -141,16 +141,16 @@ def test_nets_without_batch_norm_are_told(name: str, request: pytest.FixtureRequ
 
 
 def test_held_zeros_outlive_folding_and_what_follows(trained_cnn: Task) -> None:
-    model = PruneWeights(0.6).apply(trained_cnn.load_model(), trained_cnn)
-    masks = {name: mask.clone() for name, mask in masks_of(model).items()}
-    folded = apply_passes(model, [FoldBatchNorm(), FineTune(1, batch_size=256)], trained_cnn)
+    task = few(trained_cnn)
+    passes: list[Pass] = [PruneWeights(0.6), FoldBatchNorm(), FineTune(1)]
+    masks = dict(masks_of(PruneWeights(0.6).apply(task.load_model(), task)))
+    folded, again = (apply_passes(task.load_model(), passes, task) for _ in range(2))
     assert norms(folded) == 0
     for name, mask in masks.items():
         weight = folded.get_parameter(name).detach()
         assert not weight[~mask].any()
         assert not torch.signbit(weight[~mask]).any()
-    again = PruneWeights(0.6).apply(trained_cnn.load_model(), trained_cnn)
-    assert same_weights(folded, apply_passes(again, [FoldBatchNorm(), FineTune(1, batch_size=256)], trained_cnn))
+    assert same_weights(folded, again)
 
 
 def test_shared_weights_must_come_later() -> None:
