@@ -44,8 +44,8 @@ class Distil(Training):
     version: ClassVar[int] = 1
     tools: ClassVar[tuple[str, ...]] = ("torch",)
 
-    temperature: float = 4.0
-    hardness: float = 0.1
+    temperature: float = 2.0
+    hardness: float = 0.5
     teacher: Literal["source", "ensemble", "task"] = "source"
     members: int | None = None
     teacher_epochs: int | None = None
