@@ -15,7 +15,8 @@ class Gain(StrEnum):
     """What got smaller.
 
     PACKED leaves file and arithmetic as they were and shows in the archive and on the wire alone. ACCURACY leaves all
-    of them as they were, so that only the metric can have gained. NOTHING got smaller, and something larger.
+    of them as they were, so that only the metric can have gained. With NOTHING the metric too stayed what it was, as
+    when a pass prepares for another, or something grew.
     """
 
     FILE_AND_ARITHMETIC = "file and arithmetic"
@@ -38,7 +39,10 @@ def gain(before: StepAccount, after: StepAccount) -> Gain | None:
         return Gain.ARITHMETIC
     if packed:
         return Gain.PACKED
-    return Gain.NOTHING if any(new > (1 + NOISE) * old for old, new in changes) else Gain.ACCURACY
+    metric_stayed = before.quality is not None and before.quality == after.quality
+    if metric_stayed or any(new > (1 + NOISE) * old for old, new in changes):
+        return Gain.NOTHING
+    return Gain.ACCURACY
 
 
 def why_unknown(steps: Sequence[StepAccount]) -> str:

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from edgedeploy.records import EXPORT, SOURCE, Gain, StepAccount, gain, gain_of_passes, why_unknown
+from edgedeploy.records import EXPORT, SOURCE, Gain, Quality, StepAccount, gain, gain_of_passes, why_unknown
 
 BEFORE = StepAccount(SOURCE, 2_500, 2_500, 100_000, 10_000, file_bytes=10_000, packed_bytes=9_000)
 
@@ -32,6 +32,14 @@ BEFORE = StepAccount(SOURCE, 2_500, 2_500, 100_000, 10_000, file_bytes=10_000, p
 def test_what_got_smaller_is_what_was_bought(file: int, packed: int, macs: int, bought: Gain) -> None:
     after = replace(BEFORE, step="any", file_bytes=file, packed_bytes=packed, macs=macs)
     assert gain(BEFORE, after) is bought
+
+
+def test_a_pass_that_leaves_the_metric_too_as_it_was_buys_nothing() -> None:
+    quality = Quality("accuracy", "selection", 0.9, 0.88, 0.92, 300)
+    before = replace(BEFORE, quality=quality)
+    assert gain(before, replace(before, step="reorder-channels", packed_bytes=8_950)) is Gain.NOTHING
+    assert gain(before, replace(before, step="fine-tune", quality=replace(quality, value=0.91))) is Gain.ACCURACY
+    assert gain(before, replace(before, step="reorder-channels", packed_bytes=8_000)) is Gain.PACKED
 
 
 @pytest.mark.parametrize("name", ["file_bytes", "packed_bytes", "macs"])
