@@ -3,6 +3,7 @@
     EdgeDeployError
       PlanError                 a file the user wrote; names file, key, what was found, what was expected
       CompressionError          a pass could not do what the recipe asks
+        NothingToDo             because the net has nothing that the pass works on
       ExportError               the net could not be written in the format
         ParityError             the written file does not compute what the source computes
         AccuracyError           it does, but may lose more of the metric than the recipe allows
@@ -50,6 +51,10 @@ class PlanError(EdgeDeployError):
 
 class CompressionError(EdgeDeployError):
     """A pass could not do what the recipe asks of it."""
+
+
+class NothingToDo(CompressionError):
+    """The net has nothing that the pass works on; raised before anything of the net is changed."""
 
 
 class ExportError(EdgeDeployError):

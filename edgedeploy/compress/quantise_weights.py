@@ -11,7 +11,7 @@ from edgedeploy.compress.grids import LayerGrid, Scheme
 from edgedeploy.compress.held import masks_of
 from edgedeploy.compress.training import Training, reproducible, train
 from edgedeploy.compress.weights import chosen, weights
-from edgedeploy.errors import CompressionError
+from edgedeploy.errors import NothingToDo
 
 if TYPE_CHECKING:
     from torch import nn
@@ -57,7 +57,8 @@ class QuantiseWeights(Training):
     def apply(self, model: nn.Module, task: Task) -> nn.Module:
         """Train the net in place and leave its weights on their grids; zeros that are held stay zeros.
 
-        Raises CompressionError where there is nothing to quantise, `skip` names nothing, or the training diverges.
+        Raises NothingToDo where there is nothing to quantise, CompressionError where `skip` names nothing or the
+        training diverges.
         """
         import torch
 
@@ -73,7 +74,7 @@ class QuantiseWeights(Training):
     def _grids(self, model: nn.Module) -> dict[str, LayerGrid]:
         found = {name: axis for name, _, axis in weights(model)}
         if not found:
-            raise CompressionError(
+            raise NothingToDo(
                 f"{self.kind}: there is nothing to quantise: the net has no convolution, linear or recurrent layer"
             )
         left = chosen(self.kind, list(found), (), self.skip)
