@@ -7,7 +7,7 @@ from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 
-from edgedeploy.compress import PASSES
+from edgedeploy.compress import PASSES, misplaced
 from edgedeploy.errors import PlanError
 from edgedeploy.plan import FLEET_FILE, Fleet, Plan, did_you_mean, in_forms, load_fleet, load_plan
 from edgedeploy.records import Device, DeviceProfile, Recipe, Report, Variant
@@ -25,7 +25,7 @@ class Project:
     @cached_property
     def plan(self) -> Plan:
         """The project's edgedeploy.toml, its int8 files in the forms that the boards of fleet.toml want."""
-        plan = load_plan(self.folder, PASSES)
+        plan = load_plan(self.folder, PASSES, misplaced)
         if not (self.folder / FLEET_FILE).exists():
             return plan
         return replace(plan, recipes=in_forms(plan.recipes, self.fleet))

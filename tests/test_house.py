@@ -184,10 +184,12 @@ def test_the_wheel_holds_what_the_code_reads_beside_itself(wheel: zipfile.ZipFil
         for path in (ROOT / "edgedeploy/examples").glob("*/*")
         if path.is_file() and path.parent.name != "__pycache__"
     }
+    recipes = {name(path) for path in (ROOT / "edgedeploy/plan/recipes").glob("*.toml")}
     assert len(profiles) >= 10
+    assert len(recipes) >= 5
     assert len(templates) >= 5
     assert len(examples) >= 9
-    assert profiles | templates | examples | {"edgedeploy/py.typed"} <= held
+    assert profiles | templates | examples | recipes | {"edgedeploy/py.typed"} <= held
 
 
 def test_the_wheel_holds_every_module_and_nothing_else_of_the_project(wheel: zipfile.ZipFile) -> None:

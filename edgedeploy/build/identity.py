@@ -39,7 +39,7 @@ def requests(recipes: Sequence[Recipe], task_digest: str, folder: Path) -> list[
 
 def _request(recipe: Recipe, target: Target, task_digest: str, folder: Path) -> Request:
     passes = tuple(compress.settings(step) for step in recipe.passes)
-    needed = {tool for step in recipe.passes for tool in step.tools} | {"torch", *export.tools(target)}
+    needed = {tool for step in recipe.passes for tool in compress.tools(step)} | {"torch", *export.tools(target)}
     tools = {**_versions(needed), "edgedeploy.export": str(export.VERSION)}
     question: dict[str, Any] = {
         "task": task_digest,

@@ -162,7 +162,7 @@ class Bench:
             say(f"export {request.name}", request)
             place = Path(tempfile.mkdtemp(dir=folder))
             try:
-                yield self._one(float_file, request, steps, compressed.layers, place, say)
+                yield self._one(float_file, request, steps, compressed, place, say)
             except ExportError as error:
                 yield Failure(request.name, str(error))
 
@@ -171,7 +171,7 @@ class Bench:
         float_file: FloatFile,
         request: Request,
         steps: tuple[StepAccount, ...],
-        layers: tuple[LayerAccount, ...],
+        compressed: Compressed,
         place: Path,
         say: Say,
     ) -> Made:
@@ -200,12 +200,12 @@ class Bench:
             drop=drop(source, selection),
             parameters=last.parameters,
             zipped_bytes=len(zlib.compress(exported.path.read_bytes(), 9)),
-            notes=exported.notes,
+            notes=(*compress.findings.notes_of(compressed.net), *exported.notes),
             operators=exported.operators,
             kept_float=held.kept_float,
             sensitivity=held.sensitivity,
             steps=(*steps, last),
-            layers=with_sensitivity(layers, held.sensitivity),
+            layers=with_sensitivity(compressed.layers, held.sensitivity),
         )
 
     def _model(self, job: Job, say: Say) -> Compressed:

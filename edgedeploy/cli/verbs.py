@@ -260,3 +260,21 @@ def report(
     from edgedeploy.project import Project
 
     output.reported(pipeline.report(Project(project), output_file, accelerator=accelerator), as_json=as_json)
+
+
+@app.command()
+def recipes(
+    name: Annotated[str | None, typer.Argument(help="A ready recipe, to print its TOML.", show_default=False)] = None,
+    as_json: Json = False,
+) -> None:
+    """List the recipes that are ready, or print one to paste.
+
+    A recipe of edgedeploy.toml may also name one: ready = "...", with formats, precisions and max_drop of its own.
+    """
+    from edgedeploy.cli.recipes import print_recipe, print_recipes
+    from edgedeploy.plan import ready_recipe, ready_recipes
+
+    if name is None:
+        print_recipes(ready_recipes(), as_json=as_json)
+    else:
+        print_recipe(ready_recipe(name), as_json=as_json)

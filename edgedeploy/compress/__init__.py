@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Sequence
-from itertools import pairwise
 from typing import TYPE_CHECKING, Any, cast
 
+from edgedeploy.compress import findings
 from edgedeploy.compress.channels import PruneChannels, PruneChannelsGradually
 from edgedeploy.compress.checks import checked_outputs
+from edgedeploy.compress.choose_rate import ChooseRate
 from edgedeploy.compress.distil import Distil
 from edgedeploy.compress.factorise import Factorise
 from edgedeploy.compress.fold_batch_norm import FoldBatchNorm
@@ -19,6 +20,9 @@ from edgedeploy.compress.held import finalise
 from edgedeploy.compress.hidden_units import PruneHiddenUnits
 from edgedeploy.compress.iterative_pruning import PruneIteratively
 from edgedeploy.compress.layers import DropLayers
+from edgedeploy.compress.optional import OptionalPass
+from edgedeploy.compress.order import misplaced
+from edgedeploy.compress.prune_adaptively import PruneAdaptively
 from edgedeploy.compress.prune_weights import PruneWeights
 from edgedeploy.compress.quantise_aware import QuantiseAware
 from edgedeploy.compress.quantise_weights import QuantiseWeights
@@ -28,7 +32,7 @@ from edgedeploy.compress.soup import Soup
 from edgedeploy.compress.sparsity import Sparsify
 from edgedeploy.compress.training import FineTune
 from edgedeploy.errors import CompressionError
-from edgedeploy.records import Pass, PassSettings
+from edgedeploy.records import Pass, PassSettings, unwrapped
 
 if TYPE_CHECKING:
     from torch import nn
@@ -37,12 +41,15 @@ if TYPE_CHECKING:
 
 __all__ = [
     "PASSES",
+    "ChooseRate",
     "Distil",
     "DropLayers",
     "Factorise",
     "FineTune",
     "FoldBatchNorm",
     "HashWeights",
+    "OptionalPass",
+    "PruneAdaptively",
     "PruneChannels",
     "PruneChannelsGradually",
     "PruneGradually",
@@ -58,13 +65,19 @@ __all__ = [
     "Sparsify",
     "apply_passes",
     "finalise",
+    "findings",
+    "misplaced",
     "settings",
+    "tools",
 ]
 
 PASSES: dict[str, type[Pass]] = {
     PruneChannels.kind: PruneChannels,
     PruneHiddenUnits.kind: PruneHiddenUnits,
     PruneWeights.kind: PruneWeights,
+    PruneAdaptively.kind: PruneAdaptively,
+    ChooseRate.kind: ChooseRate,
+    OptionalPass.kind: OptionalPass,
     PruneChannelsGradually.kind: PruneChannelsGradually,
     Factorise.kind: Factorise,
     PruneHeads.kind: PruneHeads,
@@ -84,11 +97,6 @@ PASSES: dict[str, type[Pass]] = {
 }
 """Each kind that a recipe may name, and the dataclass whose fields are its settings."""
 
-_WHY_LAST = {
-    QuantiseAware.kind: "the scales that it learns hold for its weights alone",
-    QuantiseWeights.kind: "the weights must stay on the grid that it puts them on",
-}
-
 
 def apply_passes(
     model: nn.Module,
@@ -103,29 +111,50 @@ def apply_passes(
     shapes on the example; then `on_net` gets the pass's kind and the net, to look at and not to keep. Raises
     CompressionError, which names the pass.
     """
-    needs_layers = [step.kind for step in passes if not isinstance(step, FineTune)]
+    needs_layers = [step.kind for step in map(unwrapped, passes) if not isinstance(step, FineTune)]
     if task.source is not None and needs_layers:
         raise CompressionError(
             f"{needs_layers[0]}: {task.source.name} holds a graph of operators without the layers that this pass works "
             "on; take the pass out, or give the net by model() in the task file"
         )
-    for earlier, later in pairwise(passes):
-        if earlier.kind in _WHY_LAST:
-            reason = _WHY_LAST[earlier.kind]
-            raise CompressionError(
-                f"{later.kind}: no pass may follow {earlier.kind}, for {reason}; put {later.kind} first"
-            )
+    if (found := misplaced(passes)) is not None:
+        raise CompressionError(found[1])
     shapes = [output.shape for output in checked_outputs("the net", model, task.example)]
     for number, step in enumerate(passes, start=1):
-        on_step(f"{step.kind} ({number}/{len(passes)})")
-        model = step.apply(model, task)
+        name = _name(step)
+        on_step(f"{name} ({number}/{len(passes)})")
+        before, model = model, step.apply(model, task)
+        findings.carry(model, before)
         model.eval()
-        checked_outputs(step.kind, model, task.example, shapes)
-        on_net(step.kind, model)
+        checked_outputs(name, model, task.example, shapes)
+        on_net(name, model)
     finalise(model)
     return model
 
 
 def settings(step: Pass) -> PassSettings:
-    """What a variant's record keeps of a pass."""
-    return PassSettings(step.kind, step.version, dataclasses.asdict(cast("Any", step)))
+    """What a variant's record keeps of a pass; of one that it wraps too, as `pass.kind`, `pass.version`, ..."""
+    return PassSettings(step.kind, step.version, _fields(step))
+
+
+def tools(step: Pass) -> frozenset[str]:
+    """The distributions whose version can change what the pass does, or one that it wraps."""
+    inner = getattr(step, "pass_", None)
+    return frozenset(step.tools) | (tools(inner) if inner is not None else frozenset())
+
+
+def _name(step: Pass) -> str:
+    inner: Pass | None = getattr(step, "pass_", None)
+    return step.kind if inner is None else f"{step.kind} {_name(inner)}"
+
+
+def _fields(step: Pass) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for field in dataclasses.fields(cast("Any", step)):
+        value = getattr(step, field.name)
+        if field.name == "pass_":
+            found |= {"pass.kind": value.kind, "pass.version": value.version}
+            found |= {f"pass.{name}": setting for name, setting in _fields(value).items()}
+        else:
+            found[field.name] = value
+    return found

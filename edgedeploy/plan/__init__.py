@@ -2,6 +2,7 @@
 
 from edgedeploy.plan.mistakes import did_you_mean
 from edgedeploy.plan.reading import in_forms, load_fleet, load_plan, load_profiles
+from edgedeploy.plan.ready import ReadyRecipe, ready_recipe, ready_recipes
 from edgedeploy.plan.values import FLEET_FILE, PLAN_FILE, Fleet, Goal, Mode, Objective, Plan
 
 __all__ = [
@@ -12,9 +13,12 @@ __all__ = [
     "Mode",
     "Objective",
     "Plan",
+    "ReadyRecipe",
     "did_you_mean",
     "in_forms",
     "load_fleet",
     "load_plan",
     "load_profiles",
+    "ready_recipe",
+    "ready_recipes",
 ]

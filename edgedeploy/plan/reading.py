@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import dataclasses
 import tomllib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar, cast
+from typing import Any, TypeVar
 
-from pydantic import BaseModel, TypeAdapter, ValidationError
+from pydantic import BaseModel, ValidationError
 
 from edgedeploy.errors import PlanError
-from edgedeploy.plan.mistakes import did_you_mean, first_mistake, first_repeated, unknown_key
+from edgedeploy.plan.mistakes import did_you_mean, first_mistake, first_repeated
+from edgedeploy.plan.passes import parse_pass
+from edgedeploy.plan.ready import filled_in
 from edgedeploy.plan.tables import FleetFile, PlanFile, ProfileFile, RecipeTable
 from edgedeploy.plan.values import FLEET_FILE, PLAN_FILE, Fleet, Goal, Plan
 from edgedeploy.records import (
@@ -29,6 +31,7 @@ from edgedeploy.records import (
     Recipe,
     RuntimeSupport,
     Target,
+    unwrapped,
 )
 
 PROFILES_FOLDER = "device_profiles"
@@ -37,10 +40,18 @@ PROFILES_FOLDER = "device_profiles"
 _File = TypeVar("_File", bound=BaseModel)
 
 
-def load_plan(folder: Path, passes: Mapping[str, type[Pass]]) -> Plan:
-    """Read `folder`/edgedeploy.toml. `passes` maps a pass's kind to its dataclass. Raises PlanError."""
+def load_plan(
+    folder: Path,
+    passes: Mapping[str, type[Pass]],
+    misplaced: Callable[[Sequence[Pass]], tuple[int, str] | None] = lambda _: None,
+) -> Plan:
+    """Read `folder`/edgedeploy.toml. Raises PlanError.
+
+    `passes` maps a pass's kind to its dataclass; `misplaced` gives the place of the first pass of a recipe that may
+    not stand there, and why, or None.
+    """
     path = folder / PLAN_FILE
-    document = _read(path, PlanFile, "run `edgedeploy init` to write one")
+    document = _read(path, PlanFile, "run `edgedeploy init` to write one", filled_in)
     names = [recipe.name for recipe in document.recipe]
     if repeated := first_repeated(names):
         raise PlanError(f"{path}: recipe: the name `{repeated}` is used twice; give each recipe its own.")
@@ -48,13 +59,17 @@ def load_plan(folder: Path, passes: Mapping[str, type[Pass]]) -> Plan:
         Recipe(
             name=recipe.name,
             passes=tuple(
-                _parse_pass(path, f"recipe[{i}].passes[{j}]", table, passes) for j, table in enumerate(recipe.passes)
+                parse_pass(path, f"recipe[{i}].passes[{j}]", table, passes) for j, table in enumerate(recipe.passes)
             ),
             targets=_targets(recipe),
             max_drop=recipe.max_drop,
         )
         for i, recipe in enumerate(document.recipe)
     )
+    for i, made in enumerate(recipes):
+        if (wrong := misplaced(made.passes)) is not None:
+            place, why = wrong
+            raise PlanError(f"{path}: recipe[{i}].passes[{place}]: {why}.")
     if document.task.source is not None:
         _check_source(path, document, document.task.source)
     train = None
@@ -63,7 +78,7 @@ def load_plan(folder: Path, passes: Mapping[str, type[Pass]]) -> Plan:
             raise PlanError(
                 f'{path}: task.weights: missing; name the file that [train] is to write, e.g. "weights.safetensors".'
             )
-        train = _parse_pass(path, "train", {"kind": "fine-tune", **document.train}, passes)
+        train = parse_pass(path, "train", {"kind": "fine-tune", **document.train}, passes)
     if document.store.url is not None and document.store.project is None:
         raise PlanError(f"{path}: store.project: missing; a database may hold several projects, so name this one.")
     goal = document.goal.model_dump()
@@ -141,7 +156,7 @@ def _formed(target: Target, recipe: Recipe, kinds: Sequence[DeviceProfile]) -> l
     forms = list(dict.fromkeys(form for kind in kinds for form in kind.int8_forms(target.format)))
     for step in recipe.passes:
         # What a pass trains for may not go into all of them; where it goes into none, the exporter says why.
-        trained: tuple[Int8Form, ...] = getattr(step, "int8_forms", tuple(Int8Form))
+        trained: tuple[Int8Form, ...] = getattr(unwrapped(step), "int8_forms", tuple(Int8Form))
         forms = [form for form in forms if form in trained] or forms
     return [dataclasses.replace(target, form=form) for form in forms] or [target]
 
@@ -225,7 +240,12 @@ def _load_profile(path: Path) -> DeviceProfile:
     )
 
 
-def _read(path: Path, model: type[_File], mend: str) -> _File:
+def _read(
+    path: Path,
+    model: type[_File],
+    mend: str,
+    prepared: Callable[[Path, Mapping[str, Any]], Mapping[str, Any]] = lambda _, table: table,
+) -> _File:
     try:
         table = tomllib.loads(path.read_text("utf-8"))
     except FileNotFoundError:
@@ -235,23 +255,6 @@ def _read(path: Path, model: type[_File], mend: str) -> _File:
     except tomllib.TOMLDecodeError as error:
         raise PlanError(f"{path}: not valid TOML: {error}.") from error
     try:
-        return model.model_validate(table)
+        return model.model_validate(prepared(path, table))
     except ValidationError as error:
         raise PlanError(first_mistake(path, "", error, model)) from error
-
-
-def _parse_pass(path: Path, key: str, table: Mapping[str, Any], passes: Mapping[str, type[Pass]]) -> Pass:
-    settings = dict(table)
-    kind = settings.pop("kind", None)
-    if not isinstance(kind, str) or kind not in passes:
-        found = "missing" if kind is None else f"found {kind!r}{did_you_mean(str(kind), passes)}"
-        raise PlanError(f"{path}: {key}.kind: {found}; expected one of {', '.join(sorted(passes))}.")
-    cls = cast("type[Any]", passes[kind])
-    known = [field.name for field in dataclasses.fields(cls) if field.init]
-    for name in settings:
-        if name not in known:
-            raise PlanError(unknown_key(path, f"{key}.{name}", name, known))
-    try:
-        return cast("Pass", TypeAdapter(cls).validate_python(settings))
-    except ValidationError as error:
-        raise PlanError(first_mistake(path, key, error, None)) from error

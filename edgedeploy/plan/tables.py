@@ -56,6 +56,7 @@ class RecipeTable(Table):
     """A [[recipe]] of edgedeploy.toml."""
 
     name: Name
+    ready: str | None = None
     passes: list[dict[str, Any]] = []
     formats: Annotated[list[Format], Field(min_length=1)]
     precisions: Annotated[list[Precision], Field(min_length=1)]

@@ -11,6 +11,7 @@ from edgedeploy.records.asked import (
     Precision,
     Recipe,
     Target,
+    unwrapped,
 )
 from edgedeploy.records.boards import (
     CPU,
@@ -95,5 +96,6 @@ __all__ = [
     "Verdict",
     "gain",
     "gain_of_passes",
+    "unwrapped",
     "why_unknown",
 ]

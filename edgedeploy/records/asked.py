@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, runtime_checkable
 
 if TYPE_CHECKING:
     from torch import nn
@@ -82,6 +82,7 @@ class Calibration:
     examples: int = 128
 
 
+@runtime_checkable
 class Pass(Protocol):
     """One step from a torch net to a smaller or better torch net.
 
@@ -97,6 +98,13 @@ class Pass(Protocol):
 
     def apply(self, model: nn.Module, task: Task) -> nn.Module:
         """Return the compressed net; may change `model` in place. Raises CompressionError."""
+
+
+def unwrapped(step: Pass) -> Pass:
+    """The pass that does the work: the innermost where passes wrap others in their field `pass_`, else itself."""
+    while (inner := getattr(step, "pass_", None)) is not None:
+        step = inner
+    return step
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from edgedeploy.compress import PASSES
+from edgedeploy.compress.scores import part
 from edgedeploy.task import Split, Task, predict
 
 if TYPE_CHECKING:
     from torch import nn
+
+
+ZEROS: Any = PASSES["prune-weights"]
+"""The plain pruning of weights by magnitude, over all layers; takes `sparsity`."""
 
 
 def accuracy(model: nn.Module, task: Task) -> float:
@@ -46,3 +52,8 @@ def without_batch_norm(model: nn.Module) -> nn.Module:
             if isinstance(layer, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d):
                 sequence[place], sequence[place + 1] = fuse_conv_bn_eval(layer, norm), nn.Identity()
     return model
+
+
+def smaller(task: Task, examples: int = 300) -> Task:
+    """The task with the first examples of its training split alone, for what trains many times over."""
+    return dataclasses.replace(task, train=part(task.train, np.arange(examples)))
