@@ -9,7 +9,7 @@ import numpy as np
 
 from edgedeploy.compress import PASSES
 from edgedeploy.compress.scores import part
-from edgedeploy.task import Split, Task, predict
+from edgedeploy.task import Task, predict
 
 if TYPE_CHECKING:
     from torch import nn
@@ -25,8 +25,7 @@ def accuracy(model: nn.Module, task: Task) -> float:
 
 def few(task: Task, count: int = 200) -> Task:
     """The task with its first training examples alone, where a test wants training and no result of it."""
-    train = Split(tuple(array[:count] for array in task.train.inputs), task.train.targets[:count])
-    return dataclasses.replace(task, train=train)
+    return dataclasses.replace(task, train=part(task.train, np.arange(count)))
 
 
 def parameters(model: nn.Module) -> int:
@@ -52,8 +51,3 @@ def without_batch_norm(model: nn.Module) -> nn.Module:
             if isinstance(layer, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d):
                 sequence[place], sequence[place + 1] = fuse_conv_bn_eval(layer, norm), nn.Identity()
     return model
-
-
-def smaller(task: Task, examples: int = 300) -> Task:
-    """The task with the first examples of its training split alone, for what trains many times over."""
-    return dataclasses.replace(task, train=part(task.train, np.arange(examples)))

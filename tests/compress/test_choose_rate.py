@@ -21,7 +21,7 @@ from edgedeploy.compress import (
 from edgedeploy.compress.scores import folds, part, score, without
 from edgedeploy.errors import CompressionError, NothingToDo
 from edgedeploy.task import Split, Task
-from tests.compress.measures import ZEROS, parameters, same_weights, smaller
+from tests.compress.measures import ZEROS, few, parameters, same_weights
 
 pytestmark = pytest.mark.builds
 
@@ -109,7 +109,7 @@ def test_no_value_within_the_budget_is_told_with_what_each_lost(tiny: Task) -> N
 
 @pytest.mark.parametrize("family", ["trained_cnn", "trained_gru", "trained_transformer"])
 def test_the_value_is_what_cross_validation_by_hand_finds(family: str, request: pytest.FixtureRequest) -> None:
-    task = smaller(request.getfixturevalue(family))
+    task = few(request.getfixturevalue(family), 300)
     values, budget = (0.2, 0.97), 0.05
     step = choose(ZEROS(sparsity=0.5), "sparsity", values, max_drop=budget)
     drops: dict[float, list[float]] = {value: [] for value in values}

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import copy
 import pickle
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -83,7 +84,7 @@ def test_settings_and_tools_cover_what_is_wrapped() -> None:
 
 def test_the_identity_of_a_variant_follows_the_wrapped_pass(monkeypatch: pytest.MonkeyPatch) -> None:
     def identity(step: Pass) -> str:
-        [request] = requests([Recipe("a", (step,), (Target(Format.ONNX, Precision.FP32),))], "0" * 64)
+        [request] = requests([Recipe("a", (step,), (Target(Format.ONNX, Precision.FP32),))], "0" * 64, Path())
         return request.id
 
     def choose(inner: Pass, *values: float) -> ChooseRate:

@@ -19,7 +19,7 @@ from edgedeploy.compress.weights import weights
 from edgedeploy.errors import CompressionError, NothingToDo
 from edgedeploy.records import Format, Pass, Precision, Target
 from edgedeploy.task import Split, Task
-from tests.compress.measures import same_weights, smaller
+from tests.compress.measures import few, same_weights
 
 pytestmark = pytest.mark.builds
 
@@ -45,7 +45,7 @@ def held_out(task: Task, seed: int = 0) -> Split:
 def test_each_family_loses_what_the_budget_allows(
     family: str, only: tuple[str, ...], request: pytest.FixtureRequest
 ) -> None:
-    task = smaller(request.getfixturevalue(family))
+    task = few(request.getfixturevalue(family), 300)
     before = task.load_model()
     names = [name for name, _, _ in weights(before)]
     only = tuple(entry for entry in only if any(name.startswith(f"{entry}.") for name in names))
