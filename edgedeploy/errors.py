@@ -54,7 +54,7 @@ class CompressionError(EdgeDeployError):
 
 
 class NothingToDo(CompressionError):
-    """The net has nothing that the pass works on; raised before anything of the net is changed."""
+    """The net has nothing that the pass works on."""
 
 
 class ExportError(EdgeDeployError):

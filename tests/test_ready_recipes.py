@@ -14,8 +14,8 @@ from edgedeploy.errors import PlanError
 from edgedeploy.plan import load_plan, ready_recipes
 from edgedeploy.plan.passes import parse_pass
 from edgedeploy.records import Format, Precision, Target
-from edgedeploy.task import Task
 from tests.compress.measures import few
+from tests.support.trained import trained
 
 NAMES = ("best-accuracy-within", "deep-compression", "fastest-on-arm", "least-memory", "smallest-download")
 TASK = '[task]\nfile = "task.py"\n'
@@ -90,10 +90,10 @@ def test_each_is_read_and_in_order(name: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.builds
-@pytest.mark.parametrize("family", ["trained_cnn", "trained_gru", "trained_transformer"])
+@pytest.mark.parametrize("family", ["digits-cnn", "digits-gru", "digits-transformer"])
 @pytest.mark.parametrize("name", complete(NAMES))
-def test_each_runs_on_every_family(name: str, family: str, request: pytest.FixtureRequest) -> None:
-    task: Task = few(request.getfixturevalue(family), 300)
+def test_each_runs_on_every_family(name: str, family: str) -> None:
+    task = few(trained(family), 300)
     steps = [parse_pass(Path("a"), "passes", _quick(table), PASSES) for table in ready_recipes()[name].table["passes"]]
     model = apply_passes(task.load_model(), steps, task)
     before, after = ([p for p in net.parameters() if p.ndim >= 2] for net in (task.load_model(), model))

@@ -13,7 +13,7 @@ from edgedeploy.compress.checks import checked_outputs
 from edgedeploy.compress.held import follow
 from edgedeploy.compress.training import Training, reproducible, train
 from edgedeploy.compress.widths import Widths, layers_with_channels
-from edgedeploy.errors import CompressionError
+from edgedeploy.errors import NothingToDo
 
 if TYPE_CHECKING:
     from torch import nn
@@ -125,7 +125,7 @@ def cuts(model: nn.Module, task: Task, settings: PruneChannels, kind: str, steps
         widths.cut(settings.ratio * step / steps)
         follow(model, model)
         if step == steps and _count_parameters(model) == before:
-            raise CompressionError(f"{kind}: {_nothing_pruned(model, settings)}")
+            raise NothingToDo(f"{kind}: {_nothing_pruned(model, settings)}")
         checked_outputs(kind, model, task.example)
         yield model
 

@@ -18,7 +18,7 @@ from edgedeploy.compress.low_rank import (
 )
 from edgedeploy.compress.unrolled import Factors, linear, projected, unrolled
 from edgedeploy.compress.weights import chosen
-from edgedeploy.errors import CompressionError
+from edgedeploy.errors import CompressionError, NothingToDo
 
 if TYPE_CHECKING:
     import torch
@@ -90,7 +90,7 @@ class Factorise:
         matrices = {name: decomposed(weight.matrix) for name, weight in weights.items()}
         ranks = {name: rank for name, rank in self._ranks(matrices).items() if matrices[name].saves(rank)}
         if not ranks:
-            raise CompressionError(
+            raise NothingToDo(
                 f"{self.kind}: nothing was factorised: at {self._asked()} no layer would have fewer weights than now; "
                 "lower it, or leave this pass out"
             )
@@ -129,7 +129,7 @@ class Factorise:
             if not tied.intersection(weight.tensors)
         }
         if not found:
-            raise CompressionError(
+            raise NothingToDo(
                 f"{self.kind}: the net has no linear, convolutional, embedding or recurrent layer of torch's own kinds "
                 "with a weight to itself; leave this pass out"
             )

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 
 from edgedeploy.compress.held import enforce, release, shared_of
-from edgedeploy.errors import CompressionError
+from edgedeploy.errors import CompressionError, NothingToDo
 from edgedeploy.task import predict
 
 if TYPE_CHECKING:
@@ -46,7 +46,7 @@ class FoldBatchNorm:
         before = predict(model, inputs)
         pairs = list(_pairs(model, tuple(torch.from_numpy(array) for array in task.example)))
         if not pairs:
-            raise CompressionError(
+            raise NothingToDo(
                 f"{self.kind}: there is nothing to fold: the net has no batch norm that alone takes the output of a "
                 "convolution or linear layer; leave this pass out"
             )

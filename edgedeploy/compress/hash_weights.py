@@ -10,7 +10,7 @@ import numpy as np
 from edgedeploy.compress.held import share
 from edgedeploy.compress.training import Training, reproducible, train
 from edgedeploy.compress.weights import chosen, weights
-from edgedeploy.errors import CompressionError
+from edgedeploy.errors import NothingToDo
 
 if TYPE_CHECKING:
     from torch import nn
@@ -49,7 +49,7 @@ class HashWeights(Training):
 
         found = {name: weight for name, weight, _ in weights(model)}
         if not found:
-            raise CompressionError(f"{self.kind}: the net has no convolution, linear or recurrent layer to hash")
+            raise NothingToDo(f"{self.kind}: the net has no convolution, linear or recurrent layer to hash")
         names = chosen(self.kind, list(found), self.only, self.skip)
         labels = {}
         for number, (name, weight) in enumerate(found.items()):

@@ -12,7 +12,7 @@ from edgedeploy.compress.graph import splits_into_groups
 from edgedeploy.compress.held import follow
 from edgedeploy.compress.saliency import losses, trainable
 from edgedeploy.compress.weights import chosen
-from edgedeploy.errors import CompressionError
+from edgedeploy.errors import CompressionError, NothingToDo
 
 if TYPE_CHECKING:
     import torch
@@ -68,7 +68,7 @@ class PruneHeads:
         spell_out(spelled_out)
         names = list(_projections(spelled_out, inputs))
         if not names:
-            raise CompressionError(
+            raise NothingToDo(
                 f"{self.kind}: the net has no attention that it could find: no nn.MultiheadAttention (without "
                 "add_bias_kv and add_zero_attn), and no linear layers whose outputs are split into heads at once by "
                 "view, reshape or unflatten; leave this pass out"
@@ -79,7 +79,7 @@ class PruneHeads:
         gone = {layer.name: self._gone(layer, model, task) for layer in layers}
         if not any(gone.values()):
             there = ", ".join(f"{layer.name} {layer.heads}" for layer in layers)
-            raise CompressionError(f"{self.kind}: no head can go; there are: {there}")
+            raise NothingToDo(f"{self.kind}: no head can go; there are: {there}")
         masked = copy.deepcopy(model)
         for layer in layers:
             _mask(masked, layer, gone[layer.name])

@@ -15,7 +15,7 @@ from edgedeploy.compress.readers import units_of
 from edgedeploy.compress.training import task_loss
 from edgedeploy.compress.units import Units, add_to_units, cut, find_units, silenced, tensor
 from edgedeploy.compress.weights import chosen
-from edgedeploy.errors import CompressionError
+from edgedeploy.errors import CompressionError, NothingToDo
 
 if TYPE_CHECKING:
     import torch
@@ -103,7 +103,7 @@ class PruneHiddenUnits:
         found = {name: module for name, module in model.named_modules() if isinstance(module, nn.RNNBase)}
         if not found:
             cells = sorted({type(m).__name__ for m in model.modules() if isinstance(m, nn.RNNCellBase)})
-            raise CompressionError(
+            raise NothingToDo(
                 f"{self.kind}: the net itself carries the state of {', '.join(cells)} from step to step, so that "
                 "nothing tells what else reads it; use nn.RNN, nn.LSTM or nn.GRU instead"
                 if cells
@@ -122,7 +122,7 @@ class PruneHiddenUnits:
             if width < layer.hidden_size:
                 widths[name] = width
         if not widths:
-            raise CompressionError(
+            raise NothingToDo(
                 f"{self.kind}: nothing was pruned: no recurrent layer can give {self.ratio:.0%} of its units and keep "
                 f"a multiple of {self.round_to or 1}; lower round_to, or leave this pass out"
             )

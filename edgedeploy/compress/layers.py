@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from edgedeploy.compress.held import follow
 from edgedeploy.compress.training import task_loss
 from edgedeploy.compress.weights import chosen
-from edgedeploy.errors import CompressionError
+from edgedeploy.errors import CompressionError, NothingToDo
 from edgedeploy.task import predict
 
 if TYPE_CHECKING:
@@ -64,7 +64,7 @@ class DropLayers:
             there = [name for name, module in model.named_modules() if any(module is one for one in allowed)]
             losses = {name: loss for name in there if math.isfinite(loss := _loss_without(name, model, task))}
             if not losses:
-                raise CompressionError(f"{self.kind}: {_why_not(gone, count)}")
+                raise (CompressionError if gone else NothingToDo)(f"{self.kind}: {_why_not(gone, count)}")
             least = min(losses, key=losses.__getitem__)
             gone.append(least)
             _drop(model, least)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -31,8 +32,9 @@ class OptionalPass:
 
     def apply(self, model: nn.Module, task: Task) -> nn.Module:
         """What the pass gives, or the net as it was, with a note. Raises CompressionError."""
+        before = copy.deepcopy(model)  # a pass may have begun when it finds that it can do nothing
         try:
             return self.pass_.apply(model, task)
         except NothingToDo as nothing:
-            note(model, f"left out {nothing}")
-            return model
+            note(before, f"left out {nothing}")
+            return before

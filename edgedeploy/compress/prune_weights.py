@@ -20,7 +20,7 @@ from edgedeploy.compress.ranking import (
     refuse_empty,
 )
 from edgedeploy.compress.weights import chosen
-from edgedeploy.errors import CompressionError
+from edgedeploy.errors import CompressionError, NothingToDo
 
 if TYPE_CHECKING:
     import torch
@@ -145,7 +145,7 @@ class PruneWeights:
             keep, of = map(int, self.pattern.split(":"))
             masks = masks_by_pattern(blocks, keep, of)
             if not masks:
-                raise CompressionError(
+                raise NothingToDo(
                     f"{self.kind}: pattern {self.pattern} fits no layer, for the inputs of none divide by {of}: "
                     f"{', '.join(f'{name} has {one.inputs}' for name, one in blocks.items())}; choose another M"
                 )

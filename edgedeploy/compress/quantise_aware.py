@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from edgedeploy.compress import graph_rewrites, integer_graph
 from edgedeploy.compress.held import hold, masks_of
 from edgedeploy.compress.training import Training, reproducible, train
-from edgedeploy.errors import CompressionError
+from edgedeploy.errors import CompressionError, NothingToDo
 from edgedeploy.quiet import quiet
 from edgedeploy.records import Calibration, Int8Form
 from edgedeploy.task import predict
@@ -46,7 +46,7 @@ class QuantiseAware(Training):
         """
         recurrent = sorted({type(m).__name__ for m in model.modules() if isinstance(m, _recurrent_kinds())})
         if recurrent:
-            raise CompressionError(
+            raise NothingToDo(
                 f"{self.kind}: the integer kernels that both formats have leave out {', '.join(recurrent)}, so its "
                 "trained scales would have nowhere to go; use quantise-weights with bits = 8 instead"
             )
@@ -56,7 +56,7 @@ class QuantiseAware(Training):
         graph_rewrites.bound_masks(module)
         graph_rewrites.split_attention(module)
         if not integer_graph.insert_roundings(module):
-            raise CompressionError(
+            raise NothingToDo(
                 f"{self.kind}: the net has no convolution (1d or 2d) and no linear layer that could be quantised"
             )
         hold(module, masks)

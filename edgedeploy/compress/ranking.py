@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Literal
 
 from edgedeploy.compress.held import masks_of
 from edgedeploy.compress.weights import chosen, weights
-from edgedeploy.errors import CompressionError
+from edgedeploy.errors import CompressionError, NothingToDo
 
 if TYPE_CHECKING:
     import torch
@@ -22,7 +22,7 @@ def input_axes(kind: str, model: nn.Module, only: Sequence[str], skip: Sequence[
     """Name of each weight to prune -> the axis of its inputs. Raises CompressionError where there is none."""
     found = {name: 0 if axis == 1 else 1 for name, _, axis in weights(model)}
     if not found:
-        raise CompressionError(f"{kind}: the net has no convolution, linear or recurrent layer to prune")
+        raise NothingToDo(f"{kind}: the net has no convolution, linear or recurrent layer to prune")
     return {name: found[name] for name in chosen(kind, list(found), only, skip)}
 
 

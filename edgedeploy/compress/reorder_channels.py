@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 from edgedeploy.compress.checks import check_computes
 from edgedeploy.compress.held import follow
 from edgedeploy.compress.permutable import Axis, Coupled, parts, permutable
-from edgedeploy.errors import CompressionError
+from edgedeploy.errors import NothingToDo
 
 if TYPE_CHECKING:
     import torch
@@ -58,7 +58,7 @@ class ReorderChannels:
         inputs = tuple(torch.from_numpy(array[:_EXAMPLES]) for array in task.calibration.inputs)
         groups = permutable(self.kind, model, inputs)
         if not groups:
-            raise CompressionError(
+            raise NothingToDo(
                 f"{self.kind}: no channels of this net can change places without changing what it computes; "
                 "leave this pass out"
             )

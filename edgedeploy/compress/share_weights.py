@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 from edgedeploy.compress.codebook import Init, clustered
 from edgedeploy.compress.held import hold, masks_of, share
 from edgedeploy.compress.weights import chosen, weights
-from edgedeploy.errors import CompressionError
+from edgedeploy.errors import CompressionError, NothingToDo
 
 if TYPE_CHECKING:
     import torch
@@ -62,7 +62,7 @@ class ShareWeights:
         """
         found = {name: weight.detach() for name, weight, _ in weights(model)}
         if not found:
-            raise CompressionError(f"{self.kind}: the net has no convolution, linear or recurrent layer to share in")
+            raise NothingToDo(f"{self.kind}: the net has no convolution, linear or recurrent layer to share in")
         names = chosen(self.kind, list(found), self.only, self.skip)
         norms = followed_by_batch_norm(model, task)
         for name in names:

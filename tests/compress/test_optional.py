@@ -73,7 +73,8 @@ def test_each_pass_says_when_the_net_has_nothing_for_it(step: Pass, tiny: Task) 
 
 
 def test_settings_and_tools_cover_what_is_wrapped() -> None:
-    wrapped = {"pass.ratio": 0.3, "pass.round_to": 1, "pass.importance": "l2", "pass.scope": "uniform"}
+    wrapped = {f"pass.{name}": value for name, value in settings(PruneChannels(0.3)).settings.items()}
+    assert wrapped["pass.ratio"] == 0.3
     assert settings(OptionalPass(PruneChannels(0.3))) == PassSettings(
         "optional", 1, {"pass.kind": "prune-channels", "pass.version": PruneChannels.version, **wrapped}
     )
