@@ -98,8 +98,7 @@ def test_each_runs_on_every_family(name: str, family: str) -> None:
     model = apply_passes(task.load_model(), steps, task)
     before, after = ([p for p in net.parameters() if p.ndim >= 2] for net in (task.load_model(), model))
     nonzero = [sum(int((weight != 0).sum()) for weight in net) for net in (before, after)]
-    values = [len({float(value) for weight in net for value in weight.flatten()}) for net in (before, after)]
-    assert nonzero[1] < nonzero[0] or values[1] < values[0]
+    assert nonzero[1] < nonzero[0]
 
 
 def _quick(table: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -109,7 +108,7 @@ def _quick(table: Mapping[str, Any]) -> Mapping[str, Any]:
     if table["kind"] == "choose-rate":
         step["folds"] = 2
     if table["kind"] == "prune-adaptively":
-        step["step"] = 0.7
+        step |= {"step": 0.9, "max_sparsity": 0.3}
     return {**step, "pass": _quick(table["pass"])} if "pass" in table else step
 
 
