@@ -21,9 +21,11 @@ _EXAMPLES = 128
 
 @contextmanager
 def trainable(model: nn.Module) -> Iterator[None]:
-    """Let gradients flow to frozen parameters too, for the while."""
+    """Let gradients flow to frozen parameters too, for the while, and add them up in the same order everywhere."""
     import torch
 
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # another number adds up in another order, and might rank differently
     frozen = [name for name, parameter in model.named_parameters() if not parameter.requires_grad]
     try:
         for name in frozen:
@@ -31,6 +33,7 @@ def trainable(model: nn.Module) -> Iterator[None]:
         with torch.enable_grad():
             yield
     finally:
+        torch.set_num_threads(threads)
         for name in frozen:
             model.get_parameter(name).requires_grad_(False)
 
