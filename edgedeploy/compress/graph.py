@@ -59,22 +59,26 @@ def _weights_into(node: Any) -> Iterator[nn.Parameter]:
 def splits_into_groups(model: nn.Module, inputs: tuple[torch.Tensor, ...]) -> dict[nn.Module, int]:
     """Linear layers whose output is split at once along its channels, as attention does into heads, and into how many.
 
-    Each group must lose the same channels, or the heads would mix.
+    Queries, keys and values from one layer may be taken apart first, by chunk or split. Each group must lose the
+    same channels, or the heads would mix.
     """
     import torch
     from torch import nn
     from torch.overrides import TorchFunctionMode
 
     groups: dict[nn.Module, int] = {}
-    produced: list[tuple[torch.Tensor, nn.Module]] = []  # holds the tensors, so that no identity is used twice
+    produced: list[tuple[torch.Tensor, nn.Linear]] = []  # holds the tensors, so that no identity is used twice
 
     class Watch(TorchFunctionMode):
         def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
             result = function(*args, **(kwargs or {}))
-            if getattr(function, "__name__", "") in ("view", "reshape", "unflatten"):
+            name = getattr(function, "__name__", "")
+            if name in ("view", "reshape", "unflatten", "chunk", "split"):
                 layer = next((layer for tensor, layer in produced if tensor is args[0]), None)
-                if layer is not None and result.shape[-1] < args[0].shape[-1]:
-                    groups[layer] = args[0].shape[-1] // result.shape[-1]
+                if layer is not None and name in ("chunk", "split"):
+                    produced.extend((part, layer) for part in result if part.shape[-1] < args[0].shape[-1])
+                elif layer is not None and result.shape[-1] < args[0].shape[-1]:
+                    groups[layer] = layer.out_features // result.shape[-1]
             return result
 
     linears = [module for module in model.modules() if isinstance(module, nn.Linear)]

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from edgedeploy.compress import FineTune, PruneHeads, PruneWeights, apply_passes
+from edgedeploy.compress import FineTune, PruneChannels, PruneHeads, PruneWeights, apply_passes
 from edgedeploy.compress.held import masks_of
 from edgedeploy.errors import CompressionError
 from edgedeploy.task import Task, predict
@@ -166,8 +166,18 @@ FUSED = changed(
 )
 
 
-def test_attention_from_one_fused_layer_loses_heads(tmp_path: Path) -> None:
-    task = task_with(tmp_path, FUSED)
+CHUNKED = changed(
+    ("self.query, self.key, self.value = ", "self.all = nn.Linear(8, 24)  # "),
+    (
+        "query, key, value = self.split(self.query(x)), self.split(self.key(x)), self.split(self.value(x))",
+        "query, key, value = (self.split(part) for part in self.all(x).chunk(3, dim=-1))",
+    ),
+)
+
+
+@pytest.mark.parametrize("net", [FUSED, CHUNKED], ids=["by view", "by chunk"])
+def test_attention_from_one_fused_layer_loses_heads(tmp_path: Path, net: str) -> None:
+    task = task_with(tmp_path, net)
     full = task.load_model()
     model = apply_passes(task.load_model(), [PruneHeads(heads=1)], task)
     assert model.get_parameter("all.weight").shape == (6, 8)
@@ -178,6 +188,15 @@ def test_attention_from_one_fused_layer_loses_heads(tmp_path: Path) -> None:
     best = scores.index(max(scores))
     rows = [row for block in range(3) for row in (8 * block + 2 * best, 8 * block + 2 * best + 1)]
     assert (model.get_parameter("all.weight") == full.get_parameter("all.weight")[rows]).all()
+
+
+def test_width_inside_the_heads_of_a_fused_layer_goes_from_each_alike(tmp_path: Path) -> None:
+    task = task_with(tmp_path, CHUNKED)
+    full = task.load_model().get_parameter("all.weight")
+    left = apply_passes(task.load_model(), [PruneChannels(0.5, only=("all",))], task).get_parameter("all.weight")
+    stays = (full[:, None] == left[None]).all(-1).any(1).view(12, 2)
+    assert (stays == stays[0]).all()
+    assert int(stays.sum()) == 12
 
 
 TWO_KEYS = "self.key(x).view(1, -1, 2, 4).transpose(1, 2).repeat(1, 2, 1, 1)[..., :2]"
