@@ -65,7 +65,7 @@ class PruneChannels:
                 raise ValueError(f"{name} is {getattr(self, name)!r}; it must be {' or '.join(known)}")
 
     def apply(self, model: nn.Module, task: Task) -> nn.Module:
-        """Return the net with the channels cut out. Raises CompressionError when there is nothing that it can cut."""
+        """Return the net with the channels cut out. Raises NothingToDo when there is nothing that it can cut."""
         (cut,) = cuts(model, task, self, self.kind)
         return cut
 
@@ -103,7 +103,7 @@ class PruneChannelsGradually(Training):
         )
 
     def apply(self, model: nn.Module, task: Task) -> nn.Module:
-        """Return the net cut and trained. Raises CompressionError when nothing can be cut, or training diverges."""
+        """Return the net cut and trained. Raises NothingToDo, or CompressionError when the training diverges."""
         each, left_over = divmod(self.epochs, self.steps)
         with reproducible(self):
             for step, narrower in enumerate(cuts(model, task, self._cut(), self.kind, self.steps), start=1):
@@ -116,9 +116,12 @@ class PruneChannelsGradually(Training):
 def cuts(model: nn.Module, task: Task, settings: PruneChannels, kind: str, steps: int = 1) -> Iterator[nn.Module]:
     """The net after each of `steps` cuts of an equal share of the channels that it has at first, always the same one.
 
-    It may be trained before the next is asked for. Raises CompressionError, led by `kind`.
+    It may be trained before the next is asked for. Raises CompressionError, led by `kind`, NothingToDo where nothing
+    can be cut.
     """
     model.eval()
+    if steps > 1:  # before any training: with rounding the first steps may cut nothing, and the last one more
+        next(cuts(copy.deepcopy(model), task, settings, kind))
     before = _count_parameters(model)
     model, widths = _widths(model, task, settings, kind)
     for step in range(1, steps + 1):

@@ -58,7 +58,8 @@ class PruneHeads:
     def apply(self, model: nn.Module, task: Task) -> nn.Module:
         """Return the net without these heads; it computes what the net with their outputs at zero would.
 
-        Raises CompressionError where there is no attention, its heads cannot be told apart, or none can go.
+        Raises NothingToDo where there is no attention or no head can go, CompressionError where heads cannot be told
+        apart.
         """
         import torch
 
@@ -74,6 +75,7 @@ class PruneHeads:
                 "view, reshape or unflatten; leave this pass out"
             )
         names = chosen(self.kind, names, self.only, self.skip)
+        model = copy.deepcopy(model)
         spell_out(model, names)
         layers = [_found(self.kind, name, model, inputs) for name in names]
         gone = {layer.name: self._gone(layer, model, task) for layer in layers}

@@ -4,6 +4,7 @@ import pytest
 
 from edgedeploy.compress import PruneChannels, PruneChannelsGradually, apply_passes
 from edgedeploy.compress.channels import cuts
+from edgedeploy.errors import NothingToDo
 from edgedeploy.task import Task
 from tests.compress.measures import accuracy, same_weights
 
@@ -43,3 +44,10 @@ def test_gradually_takes_equal_parts_of_what_there_was_at_first(tiny: Task) -> N
 def test_settings_of_the_gradual_pass_are_checked(settings: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         PruneChannelsGradually(4, **settings)
+
+
+def test_where_nothing_can_be_cut_the_net_is_not_trained_either(tiny: Task) -> None:
+    model = tiny.load_model()
+    with pytest.raises(NothingToDo, match="prune-channels-gradually: nothing was pruned"):
+        PruneChannelsGradually(4, ratio=0.5, round_to=32).apply(model, tiny)
+    assert same_weights(model, tiny.load_model())

@@ -6,7 +6,7 @@ import pytest
 
 from edgedeploy.compress import FineTune, PruneChannels, PruneHeads, PruneWeights, apply_passes
 from edgedeploy.compress.held import masks_of
-from edgedeploy.errors import CompressionError
+from edgedeploy.errors import CompressionError, NothingToDo
 from edgedeploy.task import Task, predict
 from tests.compress.measures import parameters, same_weights
 from tests.compress.test_channels import task_with
@@ -227,7 +227,7 @@ def test_what_cannot_be_told_apart_is_refused_in_a_sentence(tmp_path: Path, mess
 
 def test_where_no_head_can_go_the_heads_are_listed() -> None:
     task = packed_task()
-    with pytest.raises(CompressionError, match=r"no head can go; there are: encoder.layers.0.self_attn 4, enc"):
+    with pytest.raises(NothingToDo, match=r"no head can go; there are: encoder.layers.0.self_attn 4, enc"):
         apply_passes(task.load_model(), [PruneHeads(heads=4)], task)
     with pytest.raises(CompressionError, match="no head can go"):
         apply_passes(task.load_model(), [PruneHeads(ratio=0.2)], task)
