@@ -237,6 +237,7 @@ def train(
                 break
     if settings.stop_after is not None:
         best.restore()
+        enforce(model)  # what shared weights stand for goes back too
     model.eval()
 
 

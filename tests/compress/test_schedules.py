@@ -1,3 +1,4 @@
+import copy
 import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -7,6 +8,7 @@ import numpy as np
 import pytest
 
 from edgedeploy.compress import FineTune, PruneWeights, QuantiseAware, apply_passes, optimisers, training
+from edgedeploy.compress.held import follow, share, shared_of
 from edgedeploy.compress.held_out import held_out_loss
 from edgedeploy.compress.training import task_loss, train, train_from_scratch
 from edgedeploy.errors import PlanError
@@ -123,6 +125,24 @@ def test_masks_outlive_the_return_to_the_best_epoch(tiny: Task, monkeypatch: pyt
     scripted([1.0, 2.0], monkeypatch)
     model = apply_passes(tiny.load_model(), [PruneWeights(0.5), FineTune(2, 0.1, stop_after=2)], tiny)
     assert sum(int((model.get_parameter(f"{i}.weight") == 0).sum()) for i in (0, 2)) == 56
+
+
+def test_shared_values_are_those_of_the_best_epoch_too(tiny: Task, monkeypatch: pytest.MonkeyPatch) -> None:
+    import torch
+
+    def trained(settings: FineTune) -> Any:
+        model = tiny.load_model()
+        share(model, {"0.weight": torch.arange(64).reshape(16, 4) % 3})
+        return settings.apply(model, tiny)
+
+    best = trained(FineTune(1, 0.1, schedule="constant"))
+    scripted([1.0, 2.0], monkeypatch)
+    kept = trained(FineTune(2, 0.1, schedule="constant", stop_after=2))
+    narrower = [copy.deepcopy(net) for net in (best, kept)]
+    for net, before in zip(narrower, (best, kept), strict=True):
+        follow(net, before)  # goes by the values that the numbers stand for
+    assert torch.equal(shared_of(narrower[0])["0.weight"], shared_of(narrower[1])["0.weight"])
+    assert int((shared_of(narrower[1])["0.weight"] < 0).sum()) == 0
 
 
 def test_quantise_aware_is_judged_once_its_ranges_are_settled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
