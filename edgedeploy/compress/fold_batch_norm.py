@@ -44,7 +44,7 @@ class FoldBatchNorm:
         model.eval()
         inputs = task.calibration.spread(_CHECKED)
         before = predict(model, inputs)
-        pairs = list(_pairs(model, tuple(torch.from_numpy(array) for array in task.example)))
+        pairs = list(foldable(model, tuple(torch.from_numpy(array) for array in task.example)))
         if not pairs:
             raise NothingToDo(
                 f"{self.kind}: there is nothing to fold: the net has no batch norm that alone takes the output of a "
@@ -95,7 +95,7 @@ class FoldBatchNorm:
                 )
 
 
-def _pairs(model: nn.Module, inputs: tuple[torch.Tensor, ...]) -> Iterator[tuple[Any, Any]]:
+def foldable(model: nn.Module, inputs: tuple[torch.Tensor, ...]) -> Iterator[tuple[Any, Any]]:
     """Layer and batch norm, where the layer runs once, its weights serve nothing else, and its output only the norm."""
     import torch
     from torch import nn

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 from edgedeploy.compress.codebook import Init, clustered
+from edgedeploy.compress.fold_batch_norm import foldable
 from edgedeploy.compress.held import hold, masks_of, share
 from edgedeploy.compress.weights import chosen, weights
 from edgedeploy.errors import CompressionError, NothingToDo
@@ -64,13 +65,7 @@ class ShareWeights:
         if not found:
             raise NothingToDo(f"{self.kind}: the net has no convolution, linear or recurrent layer to share in")
         names = chosen(self.kind, list(found), self.only, self.skip)
-        norms = followed_by_batch_norm(model, task)
-        for name in names:
-            if (layer := name.rpartition(".")[0]) in norms:
-                raise CompressionError(
-                    f"{self.kind}: exporting folds {norms[layer]} into {layer} with a factor for each channel, so "
-                    "that its values would not stay few; put fold-batch-norm first, or skip this layer"
-                )
+        self._refuse_foldable(model, task, names)
         # Exact zeros of an earlier build come without masks; that they are zeros is worth more than any value.
         hold(model, {name: found[name] != 0 for name in names if bool((found[name] == 0).any())})
         shared = {name: found[name] for name in names}
@@ -90,6 +85,17 @@ class ShareWeights:
         assert all(len(set(value[value != 0].tolist())) <= self.clusters for value in shared.values())
         return model
 
+    def _refuse_foldable(self, model: nn.Module, task: Task, names: Sequence[str]) -> None:
+        import torch
+
+        called = {module: name for name, module in model.named_modules()}
+        for layer, norm in foldable(model.eval(), tuple(torch.from_numpy(array) for array in task.example)):
+            if any(name.rpartition(".")[0] == called[layer] for name in names):
+                raise CompressionError(
+                    f"{self.kind}: exporting folds {called[norm]} into {called[layer]} with a factor for each channel, "
+                    "so that its values would not stay few; put fold-batch-norm first, or skip this layer"
+                )
+
     def _labels(self, model: nn.Module, values: Mapping[str, torch.Tensor], clusters: int) -> dict[str, torch.Tensor]:
         """One codebook for all of `values`, -1 where a weight is held at zero."""
         import torch
@@ -104,34 +110,3 @@ class ShareWeights:
             labels[name] = torch.full(values[name].shape, -1)
             labels[name][free[name]] = part
         return labels
-
-
-def followed_by_batch_norm(model: nn.Module, task: Task) -> dict[str, str]:
-    """Names of the layers whose output goes straight into a batch normalisation, and the name of that."""
-    import torch
-    from torch.nn.modules.batchnorm import _BatchNorm
-
-    outputs: list[tuple[str, torch.Tensor]] = []  # holds the tensors, so that no identity is used twice
-    found: dict[str, str] = {}
-
-    def watch(name: str, norm: bool) -> Callable[..., None]:
-        def hook(_: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
-            if norm:
-                found.update((layer, name) for layer, tensor in outputs if inputs and tensor is inputs[0])
-            elif isinstance(output, torch.Tensor):
-                outputs.append((name, output))
-
-        return hook
-
-    hooks = [
-        module.register_forward_hook(watch(name, isinstance(module, _BatchNorm)))
-        for name, module in model.named_modules()
-        if not any(True for _ in module.children())
-    ]
-    try:
-        with torch.no_grad():
-            model.eval()(*(torch.from_numpy(array) for array in task.example))
-    finally:
-        for hook in hooks:
-            hook.remove()
-    return found

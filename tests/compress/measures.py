@@ -37,17 +37,3 @@ def same_weights(one: nn.Module, other: nn.Module) -> bool:
 
     mine, its = one.state_dict(), other.state_dict()
     return mine.keys() == its.keys() and all(torch.equal(mine[name], its[name]) for name in mine)
-
-
-def without_batch_norm(model: nn.Module) -> nn.Module:
-    """The net with each batch normalisation of its sequences folded into the convolution before it, in place."""
-    from torch import nn
-    from torch.nn.utils.fusion import fuse_conv_bn_eval
-
-    model.eval()
-    for sequence in [module for module in model.modules() if isinstance(module, nn.Sequential)]:
-        for place in range(len(sequence) - 1):
-            layer, norm = sequence[place], sequence[place + 1]
-            if isinstance(layer, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d):
-                sequence[place], sequence[place + 1] = fuse_conv_bn_eval(layer, norm), nn.Identity()
-    return model
