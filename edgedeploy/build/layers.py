@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from edgedeploy.compress.findings import PrunedAlone, sensitivity_of
 from edgedeploy.compress.weights import weights
 from edgedeploy.records import LayerAccount, LayerSensitivity
 
@@ -22,11 +23,13 @@ _ROUNDING = 2e-4  # in steps: far above that of float32, far below chance
 def layer_accounts(model: nn.Module) -> tuple[LayerAccount, ...]:
     """One for each parameter of two axes or more, in the net's order; biases and normalisation are left out."""
     axes = {name: axis for name, _, axis in weights(model)}
-    return tuple(
+    found = (
         layer_account(name, parameter.detach().cpu().numpy(), axes.get(name, 0))
         for name, parameter in model.named_parameters()
         if parameter.ndim >= 2
     )
+    scan = sensitivity_of(model)
+    return tuple(replace(one, sensitivity=_lost_by_zeros(one, scan)) for one in found)
 
 
 def layer_account(name: str, weight: np.ndarray, axis: int = 0) -> LayerAccount:
@@ -44,9 +47,21 @@ def layer_account(name: str, weight: np.ndarray, axis: int = 0) -> LayerAccount:
 def with_sensitivity(
     layers: Sequence[LayerAccount], sensitivity: Sequence[LayerSensitivity]
 ) -> tuple[LayerAccount, ...]:
-    """The layers with what is known of each by itself; what several layers lose together is no one's."""
+    """The layers with what the accuracy guard knows of each by itself, where no pass has asked before.
+
+    What several layers lose together is no one's.
+    """
     lost = {one.layer: one.drop_recovered for one in sensitivity}
-    return tuple(replace(one, sensitivity=lost.get(_owner(one.layer, lost), one.sensitivity)) for one in layers)
+    return tuple(
+        replace(one, sensitivity=lost.get(_owner(one.layer, lost))) if one.sensitivity is None else one
+        for one in layers
+    )
+
+
+def _lost_by_zeros(layer: LayerAccount, scan: Sequence[PrunedAlone]) -> float | None:
+    """The drop at that rate of a scan which is nearest to the zeros that the layer has now."""
+    tried = [one for one in scan if one.layer == layer.layer]
+    return min(tried, key=lambda one: abs(one.sparsity - layer.sparsity)).drop if tried else None
 
 
 def _owner(weight: str, layers: Iterable[str]) -> str:

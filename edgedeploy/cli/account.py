@@ -38,7 +38,7 @@ def _heading(variant: Variant) -> str:
 
 def _steps(variant: Variant) -> Table:
     table = Table(box=None, pad_edge=False)
-    table.add_column("step", no_wrap=True)
+    table.add_column("step", overflow="fold")
     for heading in ("drop", "params", "zeros", "MACs", "file", "packed"):
         table.add_column(heading, justify="right", no_wrap=True)
     for step in variant.steps:

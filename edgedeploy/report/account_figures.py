@@ -181,7 +181,11 @@ def _opacity(title: str, layer: LayerAccount) -> float:
 
 def _broken(label: str) -> str:
     """In two lines where it is long."""
-    return label.replace("-", "-<br>", 1) if len(label) > WIDEST_LABEL else label
+    return (
+        (label.replace(" ", "<br>", 1) if " " in label else label.replace("-", "-<br>", 1))
+        if len(label) > WIDEST_LABEL
+        else label
+    )
 
 
 def _range(title: str, layers: Sequence[LayerAccount]) -> list[float]:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import torch
 from torch import nn
 
 from edgedeploy.build.layers import layer_account, layer_accounts, with_sensitivity
+from edgedeploy.compress.findings import PrunedAlone, remember_sensitivity
 from edgedeploy.records import LayerAccount, LayerSensitivity
 
 RANDOM = np.random.default_rng(0)
@@ -85,9 +87,20 @@ def test_weights_are_listed_and_biases_are_not() -> None:
     }
 
 
+def test_a_scan_tells_what_a_layer_loses_at_about_the_zeros_that_it_has() -> None:
+    net = nn.Sequential(nn.Linear(10, 10), nn.ReLU(), nn.Linear(10, 10))
+    with torch.no_grad():
+        net.get_parameter("0.weight")[:6] = 0.0
+    scan = [PrunedAlone("0.weight", rate, 9.0, drop) for rate, drop in ((0.3, 0.1), (0.5, 0.2), (0.9, 0.3))]
+    remember_sensitivity(net, tuple(scan))
+    assert [one.sensitivity for one in layer_accounts(net)] == [0.2, None]
+
+
 def test_what_the_guard_knows_goes_to_the_layer_that_it_knows_it_of() -> None:
     layers = [LayerAccount(name, (2, 2), 0.0, 4, None) for name in ("a.weight", "a.b.weight", "ab.weight", "c")]
     known = [LayerSensitivity("a", 0.1, 0, 0), LayerSensitivity("a.b", 0.2, 0, 0), LayerSensitivity("c", 0.3, 0, 0)]
     assert [one.sensitivity for one in with_sensitivity(layers, known)] == [0.1, 0.2, None, 0.3]
+    scanned = [LayerAccount("a.weight", (2, 2), 0.0, 4, None, 0.9)]
+    assert with_sensitivity(scanned, known) == tuple(scanned)
     groups = [LayerSensitivity("a to ab", 0.4, 0, 0)]
     assert [one.sensitivity for one in with_sensitivity(layers, groups)] == [None] * 4

@@ -42,7 +42,7 @@ PASSES = (PassSettings("prune-channels-gradually", 1, {}), PassSettings("sparsif
 
 
 def variant(**changes: Any) -> Variant:
-    return replace(make_variant(), passes=PASSES, steps=STEPS, layers=LAYERS, **changes)
+    return replace(make_variant(), **{"passes": PASSES, "steps": STEPS, "layers": LAYERS, **changes})
 
 
 @pytest.fixture
@@ -89,6 +89,15 @@ def test_a_long_name_is_folded_and_sensitivity_shown_where_it_is_known(narrow: i
     at = next(number for number, line in enumerate(lines) if line[-1:] == ["+0.0125"])
     assert lines[at][0] + lines[at + 1][0] == name
     assert lines[-1][-2:] == ["float", "-"]
+
+
+def test_a_long_step_is_folded_too(narrow: io.StringIO) -> None:
+    long = replace(STEPS[1], step="choose-rate prune-channels-gradually")
+    account.print_account(variant(steps=(STEPS[0], long, STEPS[3])), ())
+    text = narrow.getvalue()
+    assert all(len(line.rstrip()) <= 80 for line in text.splitlines())
+    assert "prune-channels-gradually" in text.split()
+    assert "291 kB" in text
 
 
 def test_what_the_passes_buy_and_the_memory_of_the_boards_are_told(narrow: io.StringIO) -> None:
