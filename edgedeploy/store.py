@@ -143,11 +143,11 @@ class Store:
             record = connection.execute(
                 sa.select(self._variants.c.record).where(self._variants.c.id == variant_id)
             ).scalar()
-        if record is None:
+        if record is None or "packed" not in record:  # one of before files were packed is built again
             return None
         variant = _decode(Variant, record)
-        whole = all(self.has(artifact) for artifact in (variant.artifact, variant.contract, variant.probe))
-        return variant if whole else None
+        artifacts = (variant.artifact, variant.packed, variant.contract, variant.probe)
+        return variant if all(self.has(artifact) for artifact in artifacts) else None
 
     def save_variant(self, variant: Variant) -> None:
         """Record a variant whose artifacts are all in the store."""

@@ -22,7 +22,7 @@ def keep(store: Store, tmp_path: Path, name: str) -> Variant:
     path = tmp_path / "file"
     path.write_bytes(name.encode())
     artifact = store.put(path, "onnx")
-    variant = replace(make_variant(name), artifact=artifact, contract=artifact, probe=artifact)
+    variant = replace(make_variant(name), artifact=artifact, contract=artifact, probe=artifact, packed=artifact)
     store.save_variant(variant)
     return variant
 
@@ -54,6 +54,16 @@ def test_a_variant_of_before_there_were_accounts_is_read_without_one(store: Stor
     database.close()
     assert "steps" not in record
     assert store.variant(variant.id) == variant
+
+
+def test_a_variant_of_before_there_were_packed_files_is_not_found(store: Store, tmp_path: Path) -> None:
+    variant = keep(store, tmp_path, "a-onnx-fp32")
+    store.set_current([variant])
+    with sqlite3.connect(tmp_path / "store" / "records.db") as database:
+        database.execute("update variants set record = json_remove(record, '$.packed')")
+    database.close()
+    assert store.variant(variant.id) is None
+    assert store.current() == []
 
 
 def test_a_variant_whose_bytes_are_gone_or_cut_is_not_found(store: Store, tmp_path: Path) -> None:

@@ -23,6 +23,11 @@ try:
         print("{_MARK}agent_sha256=%s" % hashlib.sha256(agent.read()).hexdigest())
 except (IOError, OSError):
     pass
+try:
+    import importlib.util
+    print("{_MARK}numpy=%s" % ("yes" if importlib.util.find_spec("numpy") else "no"))
+except (ImportError, AttributeError, ValueError):
+    pass
 """
 
 # What a cut link left in tmp a day ago is nobody's any more.
@@ -67,7 +72,8 @@ class BoardFacts:
     """A board before any job; None where it does not tell.
 
     `user_land_bits` and `python_bits` are the widths of a pointer in the C library's view and in Python's.
-    `agent_sha256` is the digest of the file that lies where the agent asked for should be.
+    `agent_sha256` is the digest of the file that lies where the agent asked for should be. `has_numpy` says whether
+    its Python can rebuild packed files.
     """
 
     machine: str
@@ -83,6 +89,7 @@ class BoardFacts:
     python_version: str | None
     python_bits: int | None
     agent_sha256: str | None
+    has_numpy: bool = False
 
 
 def probe_command(root: str, python: str, agent_sha256: str) -> list[str]:
@@ -112,6 +119,7 @@ def parse_probe(text: str) -> BoardFacts:
         python_version=said.get("python_version"),
         python_bits=_number(said.get("python_bits")),
         agent_sha256=said.get("agent_sha256"),
+        has_numpy=said.get("numpy") == "yes",
     )
 
 

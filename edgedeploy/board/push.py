@@ -11,6 +11,7 @@ from typing import Any
 
 from edgedeploy.board.session import Board, transfer_timeout_s
 from edgedeploy.errors import BoardError, LeaseError, TransferError
+from edgedeploy.records import Artifact, Variant
 
 # The share of the disk that is left alone, so that logs and the system's own updates still fit.
 RESERVED_SHARE = 0.03
@@ -29,6 +30,12 @@ class PushResult:
     present: tuple[str, ...]
     bytes_sent: int
     seconds: float
+
+
+def lying(board: Board, variant: Variant) -> Artifact:
+    """What of a variant's file lies on a board: packed where that is smaller and the board can rebuild it."""
+    smaller = variant.packed.size_bytes < variant.artifact.size_bytes
+    return variant.packed if smaller and board.facts.has_numpy else variant.artifact
 
 
 def push(

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from edgedeploy import compress, export
+from edgedeploy import compress, export, packing
 from edgedeploy.build import guard
 from edgedeploy.errors import PlanError
 from edgedeploy.records import PassSettings, Precision, Recipe, Target
@@ -40,7 +40,8 @@ def requests(recipes: Sequence[Recipe], task_digest: str, folder: Path) -> list[
 def _request(recipe: Recipe, target: Target, task_digest: str, folder: Path) -> Request:
     passes = tuple(compress.settings(step) for step in recipe.passes)
     needed = {tool for step in recipe.passes for tool in compress.tools(step)} | {"torch", *export.tools(target)}
-    tools = {**_versions(needed), "edgedeploy.export": str(export.VERSION)}
+    ours = {"edgedeploy.export": str(export.VERSION), "edgedeploy.packing": str(packing.VERSION)}
+    tools = {**_versions(needed), **ours}
     question: dict[str, Any] = {
         "task": task_digest,
         "passes": [dataclasses.asdict(settings) for settings in passes],

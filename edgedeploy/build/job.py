@@ -6,15 +6,14 @@ import contextlib
 import json
 import pickle
 import tempfile
-import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Protocol
 
-from edgedeploy import compress, export
-from edgedeploy.build.account import Compressed, Sizes, Watch, exported_step
+from edgedeploy import compress, export, packing
+from edgedeploy.build.account import Compressed, Sizes, Watch, exported_step, packed
 from edgedeploy.build.guard import Guard, Guarded
 from edgedeploy.build.identity import Request
 from edgedeploy.build.layers import with_sensitivity
@@ -79,7 +78,7 @@ class Made:
     quality: Quality
     drop: Drop
     parameters: int
-    zipped_bytes: int
+    packed: Path
     notes: tuple[str, ...]
     operators: tuple[OperatorUse, ...]
     kept_float: tuple[str, ...]
@@ -189,6 +188,8 @@ class Bench:
         contract.write_text(json.dumps(exported.contract, sort_keys=True, indent=1, allow_nan=False), "utf-8")
         test = evaluate(exported.path, exported.contract, task, "test")
         selection = evaluate(exported.path, exported.contract, task, "selection")
+        container = place / f"model.{packing.FORMAT}"
+        container.write_bytes(packed(exported.path.read_bytes(), target.format))
         last = exported_step(steps[-1], exported.path, target.format, source, selection)
         return Made(
             request=request,
@@ -199,7 +200,7 @@ class Bench:
             quality=test.quality,
             drop=drop(source, selection),
             parameters=last.parameters,
-            zipped_bytes=len(zlib.compress(exported.path.read_bytes(), 9)),
+            packed=container,
             notes=(*compress.findings.notes_of(compressed.net), *exported.notes),
             operators=exported.operators,
             kept_float=held.kept_float,

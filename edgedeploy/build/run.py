@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from edgedeploy import packing
 from edgedeploy.build.identity import Request, requests
 from edgedeploy.build.job import Bench, Failure, Ground, Job, Made
 from edgedeploy.build.workers import OnSay, affordable, in_processes
@@ -149,7 +150,7 @@ def _keep(made: Made, digest: str, store: Store) -> Variant:
         quality=made.quality,
         drop=made.drop,
         parameters=made.parameters,
-        zipped_bytes=made.zipped_bytes,
+        packed=store.put(made.packed, packing.FORMAT),
         notes=made.notes,
         operators=made.operators,
         kept_float=made.kept_float,

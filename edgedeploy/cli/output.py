@@ -260,7 +260,7 @@ def shown(all_known: Shown, errors: LayerErrors | None = None, *, as_json: bool)
         "variant": f"{variant.name}  {variant.id[:12]}",
         "recipe": f"{variant.recipe}: {passes_text(variant)}",
         "file": f"{variant.target}, {bytes_text(variant.artifact.size_bytes)}",
-        "zipped": bytes_text(variant.zipped_bytes),
+        "packed": bytes_text(variant.packed.size_bytes),
         "sha256": variant.artifact.sha256,
         "inputs": tensors_text(contract["inputs"]),
         "outputs": tensors_text(contract["outputs"]),
@@ -308,14 +308,14 @@ def reported(path: Path, *, as_json: bool) -> None:
 def _variant_table(variants: Sequence[Variant], made: set[str]) -> Table:
     table = Table(box=None, pad_edge=False)
     table.add_column("variant", no_wrap=True)
-    for heading in ("file", "zipped", "parameters", "metric [95 %]", "drop", "parity error"):
+    for heading in ("file", "packed", "parameters", "metric [95 %]", "drop", "parity error"):
         table.add_column(heading, justify="right")
     table.add_column("")
     for variant in variants:
         table.add_row(
             variant.name,
             bytes_text(variant.artifact.size_bytes),
-            bytes_text(variant.zipped_bytes),
+            bytes_text(variant.packed.size_bytes),
             f"{variant.parameters:,}",
             accuracy(variant.quality),
             signed(variant.drop.value),

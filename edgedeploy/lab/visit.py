@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from edgedeploy.board import PushResult, open_board, push
+from edgedeploy.board import PushResult, lying, open_board, push
 from edgedeploy.board.bundle import agent_bundle
 from edgedeploy.profiling import MODES, Mode, profile
 from edgedeploy.progress import Progress
@@ -76,7 +76,7 @@ def visit(
         artifacts = {
             artifact.sha256: project.store.path(artifact)
             for variant in runnable
-            for artifact in (variant.artifact, variant.contract, variant.probe)
+            for artifact in (lying(board, variant), variant.contract, variant.probe)
         }
         pushed = push(
             board,

@@ -30,6 +30,10 @@ class Children:
         self._workspace = os.path.abspath(workspace)
         self._number = 0
 
+    def path(self, name: str) -> str:
+        """Return where a file of this name lies, or would, for as long as the job lasts."""
+        return os.path.join(self._workspace, name)
+
     def run(self, task: str, specification: dict[str, Any], timeout_s: float) -> dict[str, Any]:
         """Return the worker's answer; where it gave none, only `outcome` and `detail`. Raises OSError."""
         self._number += 1

@@ -159,7 +159,8 @@ _OPERATIONS: dict[Any, dict[str, Check]] = {
                     "probe": sha256,
                     "tolerance": number(0, 1e9),
                 },
-                {"switch": _SWITCH},
+                # The object that rebuilds the artifact, where that lies packed on the board.
+                {"switch": _SWITCH, "packed": record({"sha256": sha256, "file_bytes": _size}, closed=True)},
                 closed=True,
             )
         ),

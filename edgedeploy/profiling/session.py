@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
-from edgedeploy.board import Board
+from edgedeploy.board import Board, lying
 from edgedeploy.errors import AgentError, BoardError
 from edgedeploy.profiling.judge import judge, void_reason
 from edgedeploy.profiling.modes import MAX_RUNS, WARM_UP, Mode
@@ -91,6 +91,7 @@ def profile(
                 "contract": variant.contract.sha256,
                 "probe": variant.probe.sha256,
                 "tolerance": _tolerance(variant.target.precision, switch),
+                **_packed(board, variant),
                 **_switch(switch),
             }
             for variant, switch in zip(variants, switches, strict=True)
@@ -114,6 +115,13 @@ def profile(
 def _tolerance(precision: Precision, accelerator: Accelerator | None) -> float:
     least = ACCELERATED_TOLERANCE if _switch(accelerator) else 0.0
     return max(OUTPUT_TOLERANCE[precision], least)
+
+
+def _packed(board: Board, variant: Variant) -> dict[str, Any]:
+    """How a job names the object that rebuilds a variant's file; nothing where the file itself lies there."""
+    if lying(board, variant) == variant.artifact:
+        return {}
+    return {"packed": {"sha256": variant.packed.sha256, "file_bytes": variant.artifact.size_bytes}}
 
 
 def _switch(accelerator: Accelerator | None) -> dict[str, Any]:

@@ -142,9 +142,10 @@ class Variant:
     """One exported file and what is known about it before any board has seen it.
 
     `id` hashes the question (task digest, passes with versions, target, tool versions); `artifact` is the
-    answer. `name` is a label, unique within a plan; no fact is parsed out of it. `kept_float` names the layers that
-    the accuracy guard gave back, `sensitivity` what it went by, both empty where all layers passed at once. `steps`
-    and `layers` say what each step of the recipe did, both empty where that was not kept.
+    answer, and `packed` the container that rebuilds it on a board. `name` is a label, unique within a plan; no fact is
+    parsed out of it. `kept_float` names the layers that the accuracy guard gave back, `sensitivity` what it went by,
+    both empty where all layers passed at once. `steps` and `layers` say what each step of the recipe did, both empty
+    where that was not kept.
     """
 
     id: str
@@ -161,7 +162,7 @@ class Variant:
     quality: Quality
     drop: Drop
     parameters: int
-    zipped_bytes: int
+    packed: Artifact
     notes: tuple[str, ...] = ()
     operators: tuple[OperatorUse, ...] = ()
     kept_float: tuple[str, ...] = ()

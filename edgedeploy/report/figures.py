@@ -200,7 +200,7 @@ def _facts(point: _Point) -> list[str]:
         f"p50 {p50} ms ({p50_bounds}), p90 {_or_few(latency.p90_ms)}",
         f"init {ms(latency.init_ms)}, first inference {ms(latency.first_inference_ms)}",
         (
-            f"file {size(variant.artifact.size_bytes)}, zipped {size(variant.zipped_bytes)},"
+            f"file {size(variant.artifact.size_bytes)}, packed {size(variant.packed.size_bytes)},"
             f" {count(variant.parameters)} parameters"
         ),
         "peak RSS over runtime "

@@ -47,7 +47,7 @@ def test_probe_tells_the_truth_about_this_machine(tmp_path: Path) -> None:
     assert (facts.machine, facts.python) == (platform.machine(), sys.executable)
     assert facts.kernel == f"{platform.system()} {platform.release()}"
     assert facts.python_version == platform.python_version()
-    assert (facts.user_land_bits, facts.python_bits) == (64, 64)
+    assert (facts.user_land_bits, facts.python_bits, facts.has_numpy) == (64, 64, True)
     assert (facts.root, facts.root_writable, facts.agent_sha256) == (str(tmp_path / "it's a root"), True, None)
     usage = os.statvfs(tmp_path)
     assert facts.total_bytes == pytest.approx(usage.f_blocks * usage.f_frsize, rel=0.01)

@@ -8,12 +8,13 @@ from pathlib import Path
 
 import pytest
 
-from edgedeploy.board import PushResult, open_board, push
+from edgedeploy.board import PushResult, lying, open_board, push
 from edgedeploy.errors import BoardError, EdgeDeployError, TransferError, TransportError
 from edgedeploy.records import Device, DeviceProfile
 from edgedeploy.transport.address import Address
 from edgedeploy.transport.ssh import SshTransport
 from tests.servers import QUICK, Cable, client_config
+from tests.support.records import make_variant
 from tools.loopback_ssh import LoopbackServer
 
 
@@ -184,3 +185,14 @@ def test_ctrl_c_during_push_clears_away_what_it_sent(
         push(board, artifacts, progress=interrupt)
     assert objects(root) == {}
     assert not list((root / "tmp").iterdir())
+
+
+def test_a_packed_file_lies_where_it_is_smaller_and_can_be_rebuilt(device: Device, profile: DeviceProfile) -> None:
+    variant = make_variant("a-onnx-fp32")
+    larger = replace(variant, packed=replace(variant.packed, size_bytes=variant.artifact.size_bytes))
+    with open_board(device, profile, Path()) as board:
+        assert board.facts.has_numpy
+        assert lying(board, variant) == variant.packed
+        assert lying(board, larger) == variant.artifact
+        board.facts = replace(board.facts, has_numpy=False)
+        assert lying(board, variant) == variant.artifact

@@ -12,6 +12,8 @@ import numpy as np
 import pytest
 
 from edgedeploy.on_device.lock import board_lock
+from edgedeploy.packing import pack
+from edgedeploy.records import Format
 from tests.on_device import models
 from tests.on_device.virtual_board import VirtualBoard, oldest_python, profile, sha256
 
@@ -217,3 +219,42 @@ def test_the_package_itself_runs_as_a_module(board: VirtualBoard) -> None:
     arguments = [str(board.job_path), str(board.report_path)]
     subprocess.run([sys.executable, "-m", "edgedeploy.on_device", *arguments], check=True, timeout=60)
     assert json.loads(board.report_path.read_text())["results"][0]["present"] == []
+
+
+def packed(board: VirtualBoard, variant: dict[str, Any], container: bytes | None = None) -> dict[str, Any]:
+    """The variant with its file packed, and the plain one gone from the board."""
+    plain = board.root / "objects" / "sha256" / variant["artifact"]
+    content = plain.read_bytes()
+    plain.unlink()
+    made = pack(content, Format.ONNX).content if container is None else container
+    return variant | {"packed": {"sha256": board.put(made), "file_bytes": len(content)}}
+
+
+def test_a_packed_file_is_rebuilt_for_the_job_alone(board: VirtualBoard, variant: dict[str, Any]) -> None:
+    (result,) = measured(board, packed(board, variant))
+    assert (result["outcome"], result["detail"], result["runtime"]) == ("ok", "", "onnxruntime")
+    assert result["max_output_error"] <= 1e-6
+    assert not (board.root / "objects" / "sha256" / variant["artifact"]).exists()
+    assert list((board.root / "tmp").iterdir()) == []
+
+
+def test_a_container_of_another_file_is_a_result(board: VirtualBoard, variant: dict[str, Any]) -> None:
+    other = pack(bytes(len(models.onnx_matmul())), Format.ONNX).content
+    (result,) = measured(board, packed(board, variant, other))
+    assert result["outcome"] == "unsupported"
+    assert result["detail"].startswith("the packed file cannot be rebuilt: its SHA-256 is ")
+    assert list((board.root / "tmp").iterdir()) == []
+
+
+def test_a_container_that_is_none_is_a_result(board: VirtualBoard, variant: dict[str, Any]) -> None:
+    (result,) = measured(board, packed(board, variant, b"no container"))
+    told = "the packed file cannot be rebuilt: it is no packed file of this version"
+    assert (result["outcome"], result["detail"]) == ("unsupported", told)
+
+
+def test_a_packed_file_that_is_not_there_asks_for_a_push(board: VirtualBoard, variant: dict[str, Any]) -> None:
+    gone = packed(board, variant)
+    (board.root / "objects" / "sha256" / gone["packed"]["sha256"]).unlink()
+    (result,) = board.run(profile(gone))
+    assert result["error"]["kind"] == "bad_job"
+    assert f"the artifact {gone['packed']['sha256']} is not on this board; push it first" in result["error"]["message"]

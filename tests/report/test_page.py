@@ -120,7 +120,7 @@ def test_the_table_holds_the_figures_with_units_and_bounds(reader: Reader) -> No
         "0.971 (0.961 to 0.981)",
         "drop 0.0110 (0.0010 to 0.0210)",
         "168 kB",
-        "83.9 kB zipped",
+        "83.9 kB packed",
         "133 k parameters",
         "p50 1.31 ms (1.30 to 1.32)",
         "p90 1.32 ms",

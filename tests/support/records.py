@@ -81,7 +81,7 @@ def make_variant(
         quality=Quality("accuracy", "test", quality, quality - 0.01, quality + 0.01, 400),
         drop=Drop(drop, drop - 0.01, drop + 0.01, 300),
         parameters=1234,
-        zipped_bytes=size_bytes // 2,
+        packed=Artifact(digest(name + "packed"), "edpk", size_bytes // 2),
     )
 
 
