@@ -1,4 +1,4 @@
-"""Five families of small nets for 8x8 digits, in plain torch, so that a peer's environment can load them too."""
+"""Six families of small nets for 8x8 digits, in plain torch, so that a peer's environment can load them too."""
 
 from __future__ import annotations
 
@@ -6,6 +6,21 @@ import torch
 from torch import nn
 
 CLASSES = 10
+
+
+class Mlp(nn.Module):
+    """LeNet-300-100 on 8x8 images: 51 thousand parameters."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(
+            nn.Flatten(), nn.Linear(64, 300), nn.ReLU(), nn.Linear(300, 100), nn.ReLU(), nn.Linear(100, CLASSES)
+        )
+
+    def forward(self, rows: torch.Tensor) -> torch.Tensor:
+        """(n, 8, 8) -> (n, 10)."""
+        logits: torch.Tensor = self.layers(rows)
+        return logits
 
 
 class Cnn(nn.Module):
