@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import zlib
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,10 +12,13 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as numpy_strategies
 
+from edgedeploy import export
 from edgedeploy.on_device.unpacking import unpack
-from edgedeploy.packing import Packed, pack
-from edgedeploy.records import Format
+from edgedeploy.packing import Packed, onnx_constants, pack, tflite_constants
+from edgedeploy.records import Format, Precision, Target
+from tests.on_device import models
 from tests.packing.files import onnx_file, weights
+from tests.support.trained import trained
 
 KINDS = ("dense", "sparse", "clustered", "both", "grid", "int8")
 BOTH = st.sampled_from(list(Format))
@@ -138,3 +143,35 @@ def test_the_slow_coder_is_bounded() -> None:
     assert unpack(quick.content, len(content)) == content
     assert not any("adaptive" in tensor.coder or "contexts" in tensor.coder for tensor in quick.tensors)
     assert len(pack(content, Format.ONNX).content) < len(quick.content)
+
+
+def test_the_weights_of_a_tflite_file_are_found() -> None:
+    content = models.tflite_dense()
+    found = tflite_constants.constants(content)
+    assert found
+    assert all(0 < each.start < each.end <= len(content) for each in found)
+    packed(content, Format.TFLITE)
+
+
+def test_the_weights_of_an_onnx_file_are_those_that_onnx_reads() -> None:
+    onnx = pytest.importorskip("onnx")
+    content = models.onnx_matmul()
+    wanted = {
+        each.name: onnx.numpy_helper.to_array(each).tobytes()
+        for each in onnx.load(io.BytesIO(content)).graph.initializer
+    }
+    assert {each.name: content[each.start : each.end] for each in onnx_constants.constants(content)} == wanted
+    packed(content, Format.ONNX)
+
+
+@pytest.mark.builds
+def test_exported_nets_come_back(tmp_path: Path) -> None:
+    task = trained("digits-cnn")
+    for file_format in Format:
+        for precision in (Precision.FP32, Precision.INT8):
+            place = tmp_path / f"{file_format}-{precision}"
+            place.mkdir()
+            content = export.export(task.load_model(), Target(file_format, precision), task, place).path.read_bytes()
+            made = packed(content, file_format)
+            assert made.tensors
+            assert len(made.content) < len(zlib.compress(content, 9))
