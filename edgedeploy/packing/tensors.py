@@ -159,8 +159,11 @@ def _grid(values: np.ndarray) -> tuple[np.ndarray, np.ndarray] | None:
             if not scale > 0:
                 continue
             ratios = np.rint(values.astype(np.float64) / scale)
-            if np.abs(ratios).max() <= unpacking.MAX_STEPS and _same(ratios.astype(np.float32) * scale, values):
-                return np.array([scale], "<f4"), ratios.astype(np.int64)
+            if np.abs(ratios).max() > unpacking.MAX_STEPS:
+                continue
+            steps = ratios.astype(np.int64)  # which knows no negative zero
+            if _same(steps.astype(np.float32) * scale, values):
+                return np.array([scale], "<f4"), steps
     return None
 
 

@@ -91,6 +91,10 @@ def test_far_apart_whole_numbers_come_back() -> None:
     packed(onnx_file({"w": np.array([ends.min, 0, ends.max, 4294967298] * 10)}))
 
 
+def test_both_zeros_on_a_grid_come_back() -> None:
+    packed(onnx_file({"w": np.array([-0.5, -0.0, 0.0, 0.5, 1.0] * 20, np.float32)}))
+
+
 def test_the_same_tensor_is_stored_once() -> None:
     one, two = weights("dense", (50, 40), 1), weights("dense", (50, 40), 2)
     alone = packed(onnx_file({"a": one}))
