@@ -156,5 +156,5 @@ def _fields(step: Pass) -> dict[str, Any]:
             found |= {"pass.kind": value.kind, "pass.version": value.version}
             found |= {f"pass.{name}": setting for name, setting in _fields(value).items()}
         else:
-            found[field.name] = value
+            found[field.name] = list(value) if isinstance(value, tuple) else value  # as JSON gives it back
     return found

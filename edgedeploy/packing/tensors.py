@@ -161,9 +161,9 @@ def _grid(values: np.ndarray) -> tuple[np.ndarray, np.ndarray] | None:
             ratios = np.rint(values.astype(np.float64) / scale)
             if np.abs(ratios).max() > unpacking.MAX_STEPS:
                 continue
-            steps = ratios.astype(np.int64)  # which knows no negative zero
-            if _same(steps.astype(np.float32) * scale, values):
-                return np.array([scale], "<f4"), steps
+            numbers = ratios.astype(np.int64)  # which knows no negative zero
+            if _same(numbers.astype(np.float32) * scale, values):
+                return np.array([scale], "<f4"), numbers
     return None
 
 
