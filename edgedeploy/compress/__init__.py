@@ -72,28 +72,31 @@ __all__ = [
 ]
 
 PASSES: dict[str, type[Pass]] = {
-    PruneChannels.kind: PruneChannels,
-    PruneHiddenUnits.kind: PruneHiddenUnits,
-    PruneWeights.kind: PruneWeights,
-    PruneAdaptively.kind: PruneAdaptively,
-    ChooseRate.kind: ChooseRate,
-    OptionalPass.kind: OptionalPass,
-    PruneChannelsGradually.kind: PruneChannelsGradually,
-    Factorise.kind: Factorise,
-    PruneHeads.kind: PruneHeads,
-    DropLayers.kind: DropLayers,
-    ReorderChannels.kind: ReorderChannels,
-    ShareWeights.kind: ShareWeights,
-    HashWeights.kind: HashWeights,
-    PruneGradually.kind: PruneGradually,
-    PruneIteratively.kind: PruneIteratively,
-    Sparsify.kind: Sparsify,
-    FineTune.kind: FineTune,
-    Distil.kind: Distil,
-    FoldBatchNorm.kind: FoldBatchNorm,
-    Soup.kind: Soup,
-    QuantiseAware.kind: QuantiseAware,
-    QuantiseWeights.kind: QuantiseWeights,
+    step.kind: step
+    for step in (
+        PruneWeights,
+        PruneGradually,
+        PruneIteratively,
+        PruneAdaptively,
+        Sparsify,
+        PruneChannels,
+        PruneChannelsGradually,
+        PruneHeads,
+        PruneHiddenUnits,
+        DropLayers,
+        ShareWeights,
+        HashWeights,
+        ReorderChannels,
+        Factorise,
+        FoldBatchNorm,
+        Soup,
+        FineTune,
+        Distil,
+        QuantiseAware,
+        QuantiseWeights,
+        ChooseRate,
+        OptionalPass,
+    )
 }
 """Each kind that a recipe may name, and the dataclass whose fields are its settings."""
 

@@ -28,7 +28,7 @@ def test_the_table_loads_no_torch() -> None:
 
 def test_settings_keep_what_was_asked_for() -> None:
     asked = {"ratio": 0.3, "round_to": 8}
-    left_out = {"importance": "l2", "scope": "uniform", "only": (), "skip": (), "seed": 0}
+    left_out = {"importance": "l2", "scope": "uniform", "only": [], "skip": [], "seed": 0}
     assert settings(PruneChannels(0.3, round_to=8)) == PassSettings("prune-channels", 2, {**asked, **left_out})
 
 
