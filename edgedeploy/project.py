@@ -9,7 +9,7 @@ from pathlib import Path
 
 from edgedeploy.compress import PASSES, misplaced
 from edgedeploy.errors import PlanError
-from edgedeploy.plan import FLEET_FILE, Fleet, Plan, did_you_mean, in_forms, load_fleet, load_plan
+from edgedeploy.plan import FLEET_FILE, Fleet, Plan, did_you_mean, load_fleet, load_plan, suited_to
 from edgedeploy.records import Device, DeviceProfile, Recipe, Report, Variant
 from edgedeploy.store import Store
 
@@ -24,11 +24,11 @@ class Project:
 
     @cached_property
     def plan(self) -> Plan:
-        """The project's edgedeploy.toml, its int8 files in the forms that the boards of fleet.toml want."""
+        """The project's edgedeploy.toml, what its recipes leave open settled for the boards of fleet.toml."""
         plan = load_plan(self.folder, PASSES, misplaced)
         if not (self.folder / FLEET_FILE).exists():
             return plan
-        return replace(plan, recipes=in_forms(plan.recipes, self.fleet))
+        return replace(plan, recipes=suited_to(self.fleet, plan.recipes))
 
     @cached_property
     def fleet(self) -> Fleet:

@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 import pytest
 
 from edgedeploy.errors import PlanError
-from edgedeploy.plan import in_forms, load_fleet, load_plan, load_profiles
+from edgedeploy.plan import load_fleet, load_plan, load_profiles, suited_to
 from edgedeploy.records import Accelerator, Format, Int8Form, Limits, Pass, Precision, Target
 
 PLAN = """
@@ -58,6 +58,17 @@ class Tune:
     version: ClassVar[int] = 1
     tools: ClassVar[tuple[str, ...]] = ()
     epochs: int
+
+    def apply(self, model: Any, task: Any) -> Any:
+        return model
+
+
+@dataclass(frozen=True)
+class Narrow:
+    kind: ClassVar[str] = "narrow"
+    version: ClassVar[int] = 1
+    tools: ClassVar[tuple[str, ...]] = ()
+    round_to: int | None = None
 
     def apply(self, model: Any, task: Any) -> Any:
         return model
@@ -348,15 +359,34 @@ def test_int8_comes_in_the_forms_that_the_fleet_wants(tmp_path: Path) -> None:
     fleet = FLEET + '[[device]]\nname = "arm"\nprofile = "pi4"\naddress = "ssh://pi4"\n'
     folder = write(tmp_path, fleet=fleet)
     passes: dict[str, type[Pass]] = {"halve": Halve, "fine-tune": Tune}
-    [recipe] = in_forms(load_plan(folder, passes).recipes, load_fleet(folder))
+    [recipe] = suited_to(load_fleet(folder), load_plan(folder, passes).recipes)
     names = [str(target) for target in recipe.targets]
     assert names == [
         *("onnx-fp32", "onnx-int8-u8s8", "onnx-int8-u8s7", "onnx-int8-s8s8"),
         *("tflite-fp32", "tflite-int8"),
     ]
     trained = type("Trained", (Tune,), {"int8_forms": (Int8Form.S8S8,)})
-    [recipe] = in_forms(load_plan(folder, {**passes, "fine-tune": trained}).recipes, load_fleet(folder))
+    [recipe] = suited_to(load_fleet(folder), load_plan(folder, {**passes, "fine-tune": trained}).recipes)
     assert [target.form for target in recipe.targets if target.form] == [Int8Form.S8S8]
     write(tmp_path, plan=PLAN + 'int8_forms = ["u8u8"]\n', fleet=fleet)
-    [recipe] = in_forms(load_plan(folder, passes).recipes, load_fleet(folder))
+    [recipe] = suited_to(load_fleet(folder), load_plan(folder, passes).recipes)
     assert [target.form for target in recipe.targets if target.form] == [Int8Form.U8U8]
+
+
+def test_widths_left_open_suit_the_kernels_of_every_board(tmp_path: Path) -> None:
+    arm = '[[device]]\nname = "arm"\nprofile = "pi4"\naddress = "ssh://pi4"\n'
+    plan = PLAN.replace("ratio = 0.5 }", 'ratio = 0.5 }, { kind = "narrow" }, { kind = "narrow", round_to = 4 }')
+    passes = {**PASSES, "narrow": Narrow}
+    for fleet, multiple in ((arm, 8), (arm + FLEET, 16), ("", 1)):
+        folder = write(tmp_path, plan=plan, fleet=fleet)
+        [recipe] = suited_to(load_fleet(folder), load_plan(folder, passes).recipes)
+        assert recipe.passes == (Halve(0.5), Narrow(multiple), Narrow(4), Tune(2))
+
+
+def test_a_profile_that_says_nothing_of_its_kernels_asks_for_no_multiple(tmp_path: Path) -> None:
+    here = (Path(__file__).parents[1] / "device_profiles" / "pi4.toml").read_text()
+    (tmp_path / "mine.toml").write_text(here.replace("channel_multiple = 8\n", ""))
+    assert load_profiles(tmp_path)["mine"].channel_multiple == 1
+    (tmp_path / "mine.toml").write_text(here.replace("channel_multiple = 8\n", "channel_multiple = 0\n"))
+    with pytest.raises(PlanError, match=r"mine.toml: channel_multiple: found 0"):
+        load_profiles(tmp_path)

@@ -7,8 +7,8 @@ import pytest
 
 from edgedeploy.compress import PASSES, ChooseRate, OptionalPass, PruneChannels
 from edgedeploy.errors import PlanError
-from edgedeploy.plan import in_forms, load_fleet, load_plan
-from edgedeploy.records import Int8Form, Pass
+from edgedeploy.plan import load_fleet, load_plan, suited_to
+from edgedeploy.records import Format, Int8Form, Pass, Precision, Recipe, Target
 
 CHOSEN = 'setting = "ratio", values = [0.25, 0.5], max_drop = 0.01, epochs = 2'
 PLAN = f"""
@@ -92,5 +92,13 @@ def test_a_wrapped_pass_says_which_forms_it_trains_for(tmp_path: Path) -> None:
     plan = PLAN.replace('"quantise-weights", epochs = 1, bits = 4', '"quantise-aware", epochs = 1')
     (tmp_path / "edgedeploy.toml").write_text(plan.replace('["fp32"]', '["int8"]'))
     (tmp_path / "fleet.toml").write_text('[[device]]\nname = "a"\nprofile = "x86-64"\naddress = "local:"\n')
-    [recipe] = in_forms(load_plan(tmp_path, PASSES).recipes, load_fleet(tmp_path))
+    [recipe] = suited_to(load_fleet(tmp_path), load_plan(tmp_path, PASSES).recipes)
     assert [target.form for target in recipe.targets] == [Int8Form.U8S8]
+
+
+def test_a_wrapped_pass_cuts_to_widths_that_suit_the_fleet(tmp_path: Path) -> None:
+    (tmp_path / "fleet.toml").write_text('[[device]]\nname = "a"\nprofile = "x86-64"\naddress = "local:"\n')
+    asked = (OptionalPass(PruneChannels(0.5)), OptionalPass(PruneChannels(0.5, round_to=4)))
+    recipe = Recipe("narrow", asked, (Target(Format.ONNX, Precision.FP32),))
+    [suited] = suited_to(load_fleet(tmp_path), [recipe])
+    assert suited.passes == (OptionalPass(PruneChannels(0.5, round_to=16)), asked[1])

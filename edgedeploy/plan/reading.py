@@ -6,7 +6,7 @@ import dataclasses
 import tomllib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 from pydantic import BaseModel, ValidationError
 
@@ -139,15 +139,31 @@ def _has_forms(file_format: Format, precision: Precision) -> bool:
     return file_format is Format.ONNX and precision is Precision.INT8
 
 
-def in_forms(recipes: Iterable[Recipe], fleet: Fleet) -> tuple[Recipe, ...]:
-    """The recipes with each static int8 file in the forms that the fleet's boards want, where a recipe names none."""
+def suited_to(fleet: Fleet, recipes: Iterable[Recipe]) -> tuple[Recipe, ...]:
+    """The recipes with what they leave open settled as the fleet's boards want it.
+
+    Each static int8 file comes in the forms that they compute best, and passes cut layers to widths that suit the
+    kernels of all: `round_to` is the largest `channel_multiple` there is.
+    """
     kinds = [fleet.profile(device) for device in fleet.devices]
+    multiple = max((kind.channel_multiple for kind in kinds), default=1)
     return tuple(
         dataclasses.replace(
-            recipe, targets=tuple(formed for target in recipe.targets for formed in _formed(target, recipe, kinds))
+            recipe,
+            passes=tuple(_rounding_to(multiple, step) for step in recipe.passes),
+            targets=tuple(formed for target in recipe.targets for formed in _formed(target, recipe, kinds)),
         )
         for recipe in recipes
     )
+
+
+def _rounding_to(multiple: int, step: Pass) -> Pass:
+    wrapped: Pass | None = getattr(step, "pass_", None)
+    if wrapped is not None:
+        return cast("Pass", dataclasses.replace(cast("Any", step), pass_=_rounding_to(multiple, wrapped)))
+    if getattr(step, "round_to", multiple) is not None:
+        return step
+    return cast("Pass", dataclasses.replace(cast("Any", step), round_to=multiple))
 
 
 def _formed(target: Target, recipe: Recipe, kinds: Sequence[DeviceProfile]) -> list[Target]:
@@ -236,6 +252,7 @@ def _load_profile(path: Path) -> DeviceProfile:
         power_source=document.power_source,
         power_note=document.power_note,
         max_temperature_c=document.max_temperature_c,
+        channel_multiple=document.channel_multiple,
         limits=Limits(**document.limits.model_dump()),
     )
 

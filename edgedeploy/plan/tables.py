@@ -183,6 +183,7 @@ class ProfileFile(Table):
     memory_bytes: PositiveInteger
     transports: Annotated[list[Literal["local", "ssh", "adb"]], Field(min_length=1)]
     isa: list[str] = []
+    channel_multiple: PositiveInteger = 1
     power_source: Literal["rapl", "ina3221", "pi5-pmic", "battery"] | None = None
     power_note: str | None = None
     max_temperature_c: PositiveNumber | None = None

@@ -106,7 +106,8 @@ class DeviceProfile:
     """A kind of board.
 
     `power_source` is what its agent can read on the board itself ("rapl", "ina3221", "pi5-pmic", "battery") or
-    None where the board has no sensor.
+    None where the board has no sensor. Its kernels work in blocks of `channel_multiple` channels and leave a part of
+    them idle at other widths.
     """
 
     name: str
@@ -121,6 +122,7 @@ class DeviceProfile:
     power_source: str | None = None
     power_note: str | None = None
     max_temperature_c: float | None = None
+    channel_multiple: int = 1
     limits: Limits = field(default_factory=Limits)
 
     def int8_forms(self, file_format: Format) -> tuple[Int8Form, ...]:
