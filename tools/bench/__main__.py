@@ -21,6 +21,7 @@ ROOT = Path(__file__).parents[2]
 # name -> module; a new bench is one file and one line here.
 BENCHES: Mapping[str, str] = {
     "agent": "tools.bench.agent",
+    "compress": "tools.bench.compress",
     "packing": "tools.bench.packing",
     "push": "tools.bench.push",
     "quantise": "tools.bench.quantise",

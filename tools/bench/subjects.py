@@ -55,8 +55,8 @@ def image_shapes() -> dict[str, Callable[[], Subject]]:
     }
 
 
-def digits_subject(name: str, model: Callable[[], nn.Module], epochs: int = EPOCHS) -> Subject:
-    """A net trained on scikit-learn's digits, the same at each call."""
+def digits_subject(name: str, model: Callable[[], nn.Module], epochs: int = EPOCHS, seed: int = 0) -> Subject:
+    """A net trained on scikit-learn's digits, the same at each call; `seed` decides its start and its splits."""
     from sklearn.datasets import load_digits
     from sklearn.model_selection import train_test_split
 
@@ -67,12 +67,12 @@ def digits_subject(name: str, model: Callable[[], nn.Module], epochs: int = EPOC
     splits = {}
     for split, count in {"test": 397, "selection": 300, "calibration": 128}.items():
         images, held_out, targets, their_targets = train_test_split(
-            images, targets, test_size=count, stratify=targets, random_state=0
+            images, targets, test_size=count, stratify=targets, random_state=seed
         )
         splits[split] = Split((held_out,), their_targets)
     task = make_task(name, model, {"train": Split((images,), targets), **splits}, "accuracy")
     net = model()
-    net.load_state_dict(train_from_scratch(task, FineTune(epochs=epochs, learning_rate=3e-3)))
+    net.load_state_dict(train_from_scratch(task, FineTune(epochs=epochs, learning_rate=3e-3, seed=seed)))
     return Subject(name, net.eval(), task, trained=True)
 
 
