@@ -234,7 +234,7 @@ def _thin_convolution(module: Any, rows: torch.Tensor, columns: torch.Tensor) ->
     if module.transposed:  # its weight has the inputs first, which are mixed before the kernels spread them
         first = pointwise_kind(module.in_channels, rank, 1, bias=False)
         second = type(module)(rank, module.out_channels, kernel, bias=with_bias, **shared)
-        first.weight = nn.Parameter(rows.T.reshape(rank, module.in_channels, *ones).clone())
+        first.weight = nn.Parameter(rows.T.reshape(rank, module.in_channels, *ones).contiguous())
         second.weight = nn.Parameter(columns.reshape(rank, module.out_channels, *kernel).clone())
     else:
         first = type(module)(module.in_channels, rank, kernel, bias=False, **shared)

@@ -39,7 +39,10 @@ class Decomposition:
         1936).
         """
         root = self.values[:rank].sqrt()
-        return (self.left[:, :rank] * root).to(dtype), (root[:, None] * self.right[:rank]).to(dtype)
+        left, right = self.left[:, :rank] * root, root[:, None] * self.right[:rank]
+        # The decomposition comes column by column. What is laid out so, LiteRT's converter copies; it tells constants by
+        # the addresses of those copies, and takes one for another where an address was used twice.
+        return left.to(dtype).contiguous(), right.to(dtype).contiguous()
 
 
 def decomposed(matrix: torch.Tensor) -> Decomposition:

@@ -66,6 +66,7 @@ def test_full_rank_keeps_what_a_layer_computes(case: str) -> None:
     values = torch.randn(shape, generator=torch.Generator().manual_seed(0))
     assert thin(values).detach().numpy() == pytest.approx(module(values).detach().numpy(), abs=1e-5)
     assert len([name for name, _ in thin.named_parameters() if name.endswith("bias")]) == (module.bias is not None)
+    assert all(parameter.is_contiguous() for parameter in thin.parameters()), "LiteRT's converter mixes others up"
 
 
 def test_full_rank_keeps_an_embedding() -> None:
@@ -76,6 +77,7 @@ def test_full_rank_keeps_an_embedding() -> None:
     tokens = torch.arange(11)
     assert thin(tokens).detach().numpy() == pytest.approx(module(tokens).detach().numpy(), abs=1e-5)
     assert thin[0].padding_idx == 2
+    assert all(parameter.is_contiguous() for parameter in thin.parameters())
     assert not thin(tokens)[2].any()
 
 
@@ -99,6 +101,7 @@ def test_full_rank_keeps_a_recurrent_layer(kind: str, batch_first: bool, bias: b
     for found in (factors, first):
         thin: Any = _thin("", copy.deepcopy(module), found)
         thin.flatten_parameters()
+        assert all(parameter.is_contiguous() for parameter in thin.parameters())
         assert (thin.hidden_size, thin.num_layers) == (6, 2)
         for result, wanted in zip([thin(rows), thin(rows, given)], expected, strict=True):
             for one, other in zip(flat(result), flat(wanted), strict=True):
