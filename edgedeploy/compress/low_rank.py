@@ -40,7 +40,7 @@ class Decomposition:
         """
         root = self.values[:rank].sqrt()
         left, right = self.left[:, :rank] * root, root[:, None] * self.right[:rank]
-        # The decomposition comes column by column. What is laid out so, LiteRT's converter copies; it tells constants by
+        # It comes column by column. What is laid out so, LiteRT's converter copies; and it tells constants by
         # the addresses of those copies, and takes one for another where an address was used twice.
         return left.to(dtype).contiguous(), right.to(dtype).contiguous()
 
