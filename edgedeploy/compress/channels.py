@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, ClassVar, Literal
 
+from edgedeploy.compress import limits
 from edgedeploy.compress.attention import spell_out
 from edgedeploy.compress.checks import checked_outputs
 from edgedeploy.compress.held import follow
@@ -54,15 +55,10 @@ class PruneChannels:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if not 0 < self.ratio < 1:
-            raise ValueError(f"ratio is {self.ratio}; it must lie between 0 and 1, both excluded")
-        if self.round_to is not None and self.round_to < 1:
-            raise ValueError(f"round_to is {self.round_to}; it must be at least 1")
-        if not 0 <= self.seed < 2**63:
-            raise ValueError(f"seed is {self.seed}; it must be 0 or above")
-        for name, known in _KNOWN.items():
-            if getattr(self, name) not in known:
-                raise ValueError(f"{name} is {getattr(self, name)!r}; it must be {' or '.join(known)}")
+        limits.share(self, "ratio")
+        limits.at_least(self, round_to=1)
+        limits.seed(self)
+        limits.one_of(self, **_KNOWN)
 
     def apply(self, model: nn.Module, task: Task) -> nn.Module:
         """Return the net with the channels cut out. Raises NothingToDo when there is nothing that it can cut."""
@@ -92,8 +88,7 @@ class PruneChannelsGradually(Training):
     def __post_init__(self) -> None:
         Training.__post_init__(self)  # super() does not find its class once slots have made another
         self._cut()
-        if self.steps < 1:
-            raise ValueError(f"steps is {self.steps}; it must be at least 1")
+        limits.at_least(self, steps=1)
         if self.epochs < self.steps:
             raise ValueError(f"epochs is {self.epochs}; it must be at least steps, {self.steps}, one after each cut")
 

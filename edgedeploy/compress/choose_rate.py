@@ -11,6 +11,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Union, cast, get_args, get_origin, get_type_hints
 
+from edgedeploy.compress import limits
 from edgedeploy.compress.findings import note
 from edgedeploy.compress.order import LAST
 from edgedeploy.compress.scores import folds, part, score, without
@@ -53,10 +54,8 @@ class ChooseRate(Training):
 
     def __post_init__(self) -> None:
         Training.__post_init__(self)
-        if not (self.max_drop >= 0 and math.isfinite(self.max_drop)):
-            raise ValueError(f"max_drop is {self.max_drop}; it must be 0 or above")
-        if self.folds < 2:
-            raise ValueError(f"folds is {self.folds}; it must be at least 2")
+        limits.not_negative(self, "max_drop")
+        limits.at_least(self, folds=2)
         if not self.values:
             raise ValueError("values is empty; give at least one")
         ordered = sorted(set(self.values))

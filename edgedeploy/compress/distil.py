@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
 
+from edgedeploy.compress import limits
 from edgedeploy.compress.devices import spread
 from edgedeploy.compress.features import Features
 from edgedeploy.compress.held import masks_of, shared_of
@@ -56,17 +57,9 @@ class Distil(Training):
 
     def __post_init__(self) -> None:
         Training.__post_init__(self)  # super() does not find its class once slots have made another
-        for name, known in (("teacher", ("source", "ensemble", "task")), ("student", ("net", "task"))):
-            if getattr(self, name) not in known:
-                raise ValueError(f"{name} is {getattr(self, name)!r}; it must be {' or '.join(known)}")
-        for name in ("temperature", "feature_weight", "teacher_learning_rate"):
-            value = getattr(self, name)
-            if value is not None and not 0 < value < float("inf"):
-                raise ValueError(f"{name} is {value}; it must be above 0")
-        for name, least in (("members", 2), ("teacher_epochs", 1)):
-            value = getattr(self, name)
-            if value is not None and value < least:
-                raise ValueError(f"{name} is {value}; it must be at least {least}")
+        limits.one_of(self, teacher=("source", "ensemble", "task"), student=("net", "task"))
+        limits.above_0(self, "temperature", "feature_weight", "teacher_learning_rate")
+        limits.at_least(self, members=2, teacher_epochs=1)
         if not 0 <= self.hardness <= 1:
             raise ValueError(f"hardness is {self.hardness}; it must be from 0 to 1")
         if self.hardness == 1 and not self.features:

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
+from edgedeploy.compress import limits
 from edgedeploy.compress.checks import check_computes
 from edgedeploy.compress.held import masks_of, shared_of
 from edgedeploy.compress.low_rank import (
@@ -66,13 +67,8 @@ class Factorise:
     def __post_init__(self) -> None:
         if (self.energy is None) == (self.budget is None):
             raise ValueError("energy and budget: exactly one of them must be given, to say where to cut off")
-        for name in ("energy", "budget"):
-            value = getattr(self, name)
-            if value is not None and not 0 < value < 1:
-                raise ValueError(f"{name} is {value}; it must lie between 0 and 1, both excluded")
-        for name, known in (("scope", ("uniform", "global")), ("recurrent", ("input", "all"))):
-            if getattr(self, name) not in known:
-                raise ValueError(f"{name} is {getattr(self, name)!r}; it must be {' or '.join(known)}")
+        limits.share(self, "energy", "budget")
+        limits.one_of(self, scope=("uniform", "global"), recurrent=("input", "all"))
         if self.scope == "global" and self.budget is None:
             raise ValueError("scope is 'global'; that needs budget, for energy is a matter of each layer by itself")
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal, get_args
 
+from edgedeploy.compress import limits
 from edgedeploy.compress.held import hold
 from edgedeploy.compress.importance import scores
 from edgedeploy.compress.ranking import Scope, blocks_of, input_axes, masks_by_share, refuse_empty
@@ -45,19 +46,15 @@ class PruneGradually(Training):
 
     def __post_init__(self) -> None:
         Training.__post_init__(self)  # super() does not find its class once slots have made another
-        if not 0 < self.sparsity < 1:
-            raise ValueError(f"sparsity is {self.sparsity}; it must lie between 0 and 1, both excluded")
+        limits.share(self, "sparsity")
         if not 0 <= self.initial_sparsity < self.sparsity:
             raise ValueError(f"initial_sparsity is {self.initial_sparsity}; it must be at least 0 and below sparsity")
         if not 0 <= self.begin < 1:
             raise ValueError(f"begin is {self.begin}; it must be at least 0 and below 1")
         if not self.begin < self.end <= 1:
             raise ValueError(f"end is {self.end}; it must be above begin and at most 1")
-        if self.every < 1:
-            raise ValueError(f"every is {self.every}; it must be at least 1")
-        for name, known in (("importance", ("l1", "gradient")), ("scope", ("global", "layer"))):
-            if getattr(self, name) not in known:
-                raise ValueError(f"{name} is {getattr(self, name)!r}; it must be {' or '.join(known)}")
+        limits.at_least(self, every=1)
+        limits.one_of(self, importance=("l1", "gradient"), scope=get_args(Scope))
 
     def sparsity_at(self, progress: float) -> float:
         """The share of zeros once the share `progress` of the training is done."""

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
+from edgedeploy.compress import limits
 from edgedeploy.compress.held import share
 from edgedeploy.compress.training import Training, reproducible, train
 from edgedeploy.compress.weights import chosen, weights
@@ -40,8 +41,7 @@ class HashWeights(Training):
 
     def __post_init__(self) -> None:
         Training.__post_init__(self)  # super() does not find its class once slots have made another
-        if not 0 < self.ratio < 1:
-            raise ValueError(f"ratio is {self.ratio}; it must lie between 0 and 1, both excluded")
+        limits.share(self, "ratio")
 
     def apply(self, model: nn.Module, task: Task) -> nn.Module:
         """Share by hash and train, in place. Raises CompressionError where nothing can be hashed or training fails."""

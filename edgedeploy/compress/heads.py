@@ -6,6 +6,7 @@ import copy
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
+from edgedeploy.compress import limits
 from edgedeploy.compress.attention import spell_out
 from edgedeploy.compress.checks import check_computes
 from edgedeploy.compress.graph import splits_into_groups
@@ -48,12 +49,9 @@ class PruneHeads:
     def __post_init__(self) -> None:
         if (self.ratio is None) == (self.heads is None):
             raise ValueError("ratio and heads say the same in two ways; give one of them")
-        if self.ratio is not None and not 0 < self.ratio < 1:
-            raise ValueError(f"ratio is {self.ratio}; it must lie between 0 and 1, both excluded")
-        if self.heads is not None and self.heads < 1:
-            raise ValueError(f"heads is {self.heads}; it must be at least 1")
-        if self.importance not in _KNOWN:
-            raise ValueError(f"importance is {self.importance!r}; it must be {' or '.join(_KNOWN)}")
+        limits.share(self, "ratio")
+        limits.at_least(self, heads=1)
+        limits.one_of(self, importance=_KNOWN)
 
     def apply(self, model: nn.Module, task: Task) -> nn.Module:
         """Return the net without these heads; it computes what the net with their outputs at zero would.

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
 
+from edgedeploy.compress import limits
 from edgedeploy.compress.checks import check_computes
 from edgedeploy.compress.held import follow
 from edgedeploy.compress.readers import units_of
@@ -52,14 +53,11 @@ class PruneHiddenUnits:
     skip: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        if not 0 < self.ratio < 1:
-            raise ValueError(f"ratio is {self.ratio}; it must lie between 0 and 1, both excluded")
-        if self.round_to is not None and self.round_to < 1:
-            raise ValueError(f"round_to is {self.round_to}; it must be at least 1")
+        limits.share(self, "ratio")
+        limits.at_least(self, round_to=1)
         if self.importance not in ("l1", "l2", "gradient", "random"):
             raise ValueError(f"importance is {self.importance!r}; it must be l1, l2, gradient or random")
-        if not 0 <= self.seed < 2**63:
-            raise ValueError(f"seed is {self.seed}; it must be 0 or above")
+        limits.seed(self)
 
     def apply(self, model: nn.Module, task: Task) -> nn.Module:
         """Return a narrower copy; zeros and shared weights that are held stay held.

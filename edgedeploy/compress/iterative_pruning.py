@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, ClassVar, get_args
 
+from edgedeploy.compress import limits
 from edgedeploy.compress.held import hold, masks_of
 from edgedeploy.compress.importance import IMPORTANCES, Importance, scores
 from edgedeploy.compress.ranking import Scope, blocks_of, input_axes, masks_by_share, refuse_empty
@@ -44,14 +45,9 @@ class PruneIteratively(Training):
 
     def __post_init__(self) -> None:
         Training.__post_init__(self)  # super() does not find its class once slots have made another
-        if not 0 < self.sparsity < 1:
-            raise ValueError(f"sparsity is {self.sparsity}; it must lie between 0 and 1, both excluded")
-        for name, least in (("rounds", 1), ("rewind_epochs", 0)):
-            if getattr(self, name) < least:
-                raise ValueError(f"{name} is {getattr(self, name)}; it must be at least {least}")
-        for name, known in (("importance", IMPORTANCES), ("scope", ("global", "layer"))):
-            if getattr(self, name) not in known:
-                raise ValueError(f"{name} is {getattr(self, name)!r}; it must be {' or '.join(known)}")
+        limits.share(self, "sparsity")
+        limits.at_least(self, rounds=1, rewind_epochs=0)
+        limits.one_of(self, importance=IMPORTANCES, scope=get_args(Scope))
 
     def sparsity_after(self, number: int) -> float:
         """The share of zeros after round `number`, counted from 1: each takes the same share of what was left."""

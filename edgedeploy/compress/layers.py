@@ -9,6 +9,7 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from edgedeploy.compress import limits
 from edgedeploy.compress.held import follow
 from edgedeploy.compress.training import task_loss
 from edgedeploy.compress.weights import chosen
@@ -46,8 +47,7 @@ class DropLayers:
     def __post_init__(self) -> None:
         if self.count is None and not self.only:
             raise ValueError("count is missing; say how many layers go, or name them in only")
-        if self.count is not None and self.count < 1:
-            raise ValueError(f"count is {self.count}; it must be at least 1")
+        limits.at_least(self, count=1)
 
     def apply(self, model: nn.Module, task: Task) -> nn.Module:
         """Drop the layers in place. Raises CompressionError where so many cannot go."""

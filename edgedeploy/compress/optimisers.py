@@ -6,6 +6,8 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from edgedeploy.compress import limits
+
 if TYPE_CHECKING:
     import torch
     from torch import nn
@@ -30,9 +32,7 @@ _LEAST: Mapping[str, int] = {"decay_every": 1, "patience": 0}
 
 def check(settings: Training) -> None:
     """Raise ValueError where optimiser, schedule and the settings that belong to them do not go together."""
-    for name, known in (("optimiser", OPTIMISERS), ("schedule", tuple(SCHEDULES))):
-        if getattr(settings, name) not in known:
-            raise ValueError(f"{name} is {getattr(settings, name)!r}; it must be {' or '.join(known)}")
+    limits.one_of(settings, optimiser=OPTIMISERS, schedule=tuple(SCHEDULES))
     for name in _FOR_SGD:
         if settings.optimiser != "sgd" and getattr(settings, name) is not None:
             raise ValueError(f"{name} is given, but {settings.optimiser} has none; leave it out, or take sgd")
@@ -47,10 +47,8 @@ def check(settings: Training) -> None:
             raise ValueError(f"{name} is missing; the schedule {settings.schedule} needs it")
         if name not in needed and value is not None:
             raise ValueError(f"{name} is {value}, but the schedule {settings.schedule} has no use for it; leave it out")
-        if value is not None and value < _LEAST.get(name, 0):
-            raise ValueError(f"{name} is {value}; it must be at least {_LEAST[name]}")
-    if settings.decay is not None and not 0 < settings.decay < 1:
-        raise ValueError(f"decay is {settings.decay}; it must lie between 0 and 1, both excluded")
+    limits.at_least(settings, **_LEAST)
+    limits.share(settings, "decay")
 
 
 def optimiser_of(parameters: Sequence[nn.Parameter], settings: Training) -> torch.optim.Optimizer:

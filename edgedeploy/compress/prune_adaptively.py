@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
+from edgedeploy.compress import limits
 from edgedeploy.compress.findings import PrunedAlone, note, remember_sensitivity
 from edgedeploy.compress.held import hold
 from edgedeploy.compress.scores import Score, drop_with_error, folds, part, score, without
@@ -58,11 +59,8 @@ class PruneAdaptively(Training):
 
     def __post_init__(self) -> None:
         Training.__post_init__(self)
-        if not (self.max_drop >= 0 and math.isfinite(self.max_drop)):
-            raise ValueError(f"max_drop is {self.max_drop}; it must be 0 or above")
-        for name in ("step", "max_sparsity"):
-            if not 0 < getattr(self, name) < 1:
-                raise ValueError(f"{name} is {getattr(self, name)}; it must lie between 0 and 1, both excluded")
+        limits.not_negative(self, "max_drop")
+        limits.share(self, "step", "max_sparsity")
 
     def apply(self, model: nn.Module, task: Task) -> nn.Module:
         """Return the pruned and trained net, its zeros held, with the scan to be had from `findings.sensitivity_of`.

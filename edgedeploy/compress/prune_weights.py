@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, ClassVar, Literal
 
+from edgedeploy.compress import limits
 from edgedeploy.compress.held import hold, masks_of
 from edgedeploy.compress.importance import IMPORTANCES, Importance, scores
 from edgedeploy.compress.ranking import (
@@ -64,34 +64,28 @@ class PruneWeights:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        for name, known in _KNOWN.items():
-            if getattr(self, name) not in known:
-                raise ValueError(f"{name} is {getattr(self, name)!r}; it must be {' or '.join(known)}")
+        limits.one_of(self, **_KNOWN)
         ways = (("sparsity", self.sparsity), ("threshold", self.threshold), ("pattern", self.pattern or None))
         given = [name for name, value in ways if value is not None]
         if len(given) > 1:
             raise ValueError(f"{' and '.join(given)} are given; keep one of them")
         if not given and not self.layers:
             raise ValueError("sparsity, threshold or pattern is missing; give one of them, or shares in layers")
-        if self.sparsity is not None and not 0 < self.sparsity < 1:
-            raise ValueError(f"sparsity is {self.sparsity}; it must lie between 0 and 1, both excluded")
+        limits.share(self, "sparsity")
         self._check_threshold()
-        if self.block < 1:
-            raise ValueError(f"block is {self.block}; it must be at least 1")
+        limits.at_least(self, block=1)
         self._check_pattern()
         for name, share in self.layers.items():
             if not 0 <= share < 1:
                 raise ValueError(f"layers gives {name!r} {share}; a share must be at least 0 and below 1")
-        if not 0 <= self.seed < 2**63:
-            raise ValueError(f"seed is {self.seed}; it must be 0 or above")
+        limits.seed(self)
 
     def _check_threshold(self) -> None:
         if self.threshold is None:
             if self.unit != "absolute":
                 raise ValueError(f"unit is {self.unit!r}; it is for a threshold, so leave it out")
             return
-        if not (self.threshold > 0 and math.isfinite(self.threshold)):
-            raise ValueError(f"threshold is {self.threshold}; it must be above 0")
+        limits.above_0(self, "threshold")
         if self.importance not in ("l1", "l2"):
             raise ValueError(
                 f"importance is {self.importance!r}; a threshold is one of magnitudes: it must be l1 or l2"

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Literal
 
+from edgedeploy.compress import limits
 from edgedeploy.compress.grids import LayerGrid, Scheme
 from edgedeploy.compress.held import masks_of
 from edgedeploy.compress.training import Training, reproducible, train
@@ -44,9 +45,7 @@ class QuantiseWeights(Training):
 
     def __post_init__(self) -> None:
         Training.__post_init__(self)  # super() does not find its class once slots have made another
-        for name, known in (("scheme", _SCHEMES), ("per", ("channel", "tensor"))):
-            if getattr(self, name) not in known:
-                raise ValueError(f"{name} is {getattr(self, name)!r}; it must be {' or '.join(known)}")
+        limits.one_of(self, scheme=_SCHEMES, per=("channel", "tensor"))
         if self.scheme in _WITH_BITS and self.bits is None:
             raise ValueError(f"bits is missing; {self.scheme} needs it, from 2 to 8")
         if self.scheme not in _WITH_BITS and self.bits is not None:

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Literal
 
+from edgedeploy.compress import limits
 from edgedeploy.compress.checks import check_computes
 from edgedeploy.compress.held import follow
 from edgedeploy.compress.permutable import Axis, Coupled, parts, permutable
@@ -44,11 +45,8 @@ class ReorderChannels:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if self.method not in ("greedy", "evolutionary"):
-            raise ValueError(f"method is {self.method!r}; it must be greedy or evolutionary")
-        for name, least in (("generations", 1), ("population", 1), ("seed", 0)):
-            if getattr(self, name) < least:
-                raise ValueError(f"{name} is {getattr(self, name)}; it must be at least {least}")
+        limits.one_of(self, method=("greedy", "evolutionary"))
+        limits.at_least(self, generations=1, population=1, seed=0)
 
     def apply(self, model: nn.Module, task: Task) -> nn.Module:
         """Re-order in place; what is held moves along. Raises CompressionError where no order is free."""

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal, get_args
 
+from edgedeploy.compress import limits
 from edgedeploy.compress.codebook import Init, clustered
 from edgedeploy.compress.fold_batch_norm import foldable
 from edgedeploy.compress.held import hold, masks_of, share
@@ -47,14 +47,9 @@ class ShareWeights:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        for name, least in (("clusters", 1), ("bias_clusters", 1), ("iterations", 1), ("seed", 0)):
-            if getattr(self, name) < least:
-                raise ValueError(f"{name} is {getattr(self, name)}; it must be at least {least}")
-        for name, known in (("init", ("linear", "density", "random")), ("per", ("layer", "net"))):
-            if getattr(self, name) not in known:
-                raise ValueError(f"{name} is {getattr(self, name)!r}; it must be {' or '.join(known)}")
-        if not (self.rate_weight >= 0 and math.isfinite(self.rate_weight)):
-            raise ValueError(f"rate_weight is {self.rate_weight}; it must be 0 or above")
+        limits.at_least(self, clusters=1, bias_clusters=1, iterations=1, seed=0)
+        limits.one_of(self, init=get_args(Init), per=("layer", "net"))
+        limits.not_negative(self, "rate_weight")
 
     def apply(self, model: nn.Module, task: Task) -> nn.Module:
         """Share the weights in place and hold them so.

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 
 import numpy as np
 
-from edgedeploy.compress import running_statistics
+from edgedeploy.compress import limits, running_statistics
 from edgedeploy.compress.held import enforce, masks_of, shared_of
 from edgedeploy.compress.held_out import held_out_loss
 from edgedeploy.compress.training import Training, reproducible, task_loss, train
@@ -63,8 +63,7 @@ class Soup(Training):
         count = self._count
         if count < 2:
             raise ValueError(f"{'files' if self.files else 'members'} gives {count} net; it must give at least 2")
-        if self.method not in _METHODS:
-            raise ValueError(f"method is {self.method!r}; it must be {' or '.join(_METHODS)}")
+        limits.one_of(self, method=_METHODS)
         for rate in self.learning_rates:
             self.plainly(epochs=1, learning_rate=rate)
         if self.learning_rates and len(self.learning_rates) != count:

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from math import isfinite
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
+from edgedeploy.compress import limits
 from edgedeploy.compress.hard_concrete import Gates
 from edgedeploy.compress.held import hold
 from edgedeploy.compress.ranking import input_axes, refuse_empty
@@ -49,10 +49,8 @@ class Sparsify(Training):
 
     def __post_init__(self) -> None:
         Training.__post_init__(self)  # super() does not find its class once slots have made another
-        if self.penalty not in _PENALTIES:
-            raise ValueError(f"penalty is {self.penalty!r}; it must be {' or '.join(_PENALTIES)}")
-        if not (self.strength > 0 and isfinite(self.strength)):
-            raise ValueError(f"strength is {self.strength}; it must be above 0")
+        limits.one_of(self, penalty=_PENALTIES)
+        limits.above_0(self, "strength")
 
     def apply(self, model: nn.Module, task: Task) -> nn.Module:
         """Train the net in place and hold its zeros.

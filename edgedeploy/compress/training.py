@@ -11,7 +11,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-from edgedeploy.compress import optimisers
+from edgedeploy.compress import limits, optimisers
 from edgedeploy.compress.devices import present, spread
 from edgedeploy.compress.held import enforce
 from edgedeploy.compress.held_out import Best, held_out_loss
@@ -71,18 +71,10 @@ class Training:
     devices: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        for name in ("epochs", "batch_size", "threads", "stop_after"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise ValueError(f"{name} is {value}; it must be at least 1")
-        for name in ("learning_rate", "grad_clip"):
-            value = getattr(self, name)
-            if value is not None and not (value > 0 and math.isfinite(value)):
-                raise ValueError(f"{name} is {value}; it must be above 0")
-        if not (self.weight_decay >= 0 and math.isfinite(self.weight_decay)):
-            raise ValueError(f"weight_decay is {self.weight_decay}; it must be 0 or above")
-        if not 0 <= self.seed < 2**63:
-            raise ValueError(f"seed is {self.seed}; it must be 0 or above")
+        limits.at_least(self, epochs=1, batch_size=1, threads=1, stop_after=1)
+        limits.above_0(self, "learning_rate", "grad_clip")
+        limits.not_negative(self, "weight_decay")
+        limits.seed(self)
         optimisers.check(self)
 
     def plainly(self, **changes: Any) -> FineTune:
