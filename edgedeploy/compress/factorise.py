@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from edgedeploy.compress import limits
 from edgedeploy.compress.checks import check_computes
+from edgedeploy.compress.graph import hooked
 from edgedeploy.compress.held import masks_of, shared_of
 from edgedeploy.compress.low_rank import (
     Decomposition,
@@ -264,12 +265,8 @@ def _called(model: nn.Module, inputs: tuple[torch.Tensor, ...]) -> set[str]:
         module.register_forward_pre_hook(lambda *_, name=name: found.add(name))
         for name, module in model.named_modules()
     ]
-    try:
-        with torch.no_grad():
-            model(*inputs)
-    finally:
-        for hook in hooks:
-            hook.remove()
+    with hooked(hooks), torch.no_grad():
+        model(*inputs)
     return found
 
 

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any
 
+from edgedeploy.compress.graph import hooked
 from edgedeploy.errors import CompressionError
 
 if TYPE_CHECKING:
@@ -126,8 +127,5 @@ def _listening(net: nn.Module, names: set[str], heard: dict[str, list[torch.Tens
         net.get_submodule(name).register_forward_hook(lambda _, __, output, name=name: note(name, output))
         for name in sorted(names)
     ]
-    try:
+    with hooked(hooks):
         yield
-    finally:
-        for hook in hooks:
-            hook.remove()

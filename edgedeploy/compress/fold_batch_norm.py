@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
+from edgedeploy.compress.graph import hooked
 from edgedeploy.compress.held import enforce, release, shared_of
 from edgedeploy.errors import CompressionError, NothingToDo
 from edgedeploy.task import predict
@@ -122,12 +123,8 @@ def foldable(model: nn.Module, inputs: tuple[torch.Tensor, ...]) -> Iterator[tup
     norms = [module for module in model.modules() if isinstance(module, _BatchNorm)]
     hooks = [layer.register_forward_hook(lambda m, _, output: made.append((m, output))) for layer in layers]
     hooks += [norm.register_forward_pre_hook(lambda m, given: normed.append((m, given[0]))) for norm in norms]
-    try:
-        with torch.no_grad(), Count():
-            outputs = {id(one) for one in pytree.tree_leaves(model(*inputs))}
-    finally:
-        for hook in hooks:
-            hook.remove()
+    with hooked(hooks), torch.no_grad(), Count():
+        outputs = {id(one) for one in pytree.tree_leaves(model(*inputs))}
     runs = Counter(module for module, _ in (*made, *normed))
     owners = Counter(id(p) for module in model.modules() for p in module.parameters(recurse=False))
     for layer, output in made:

@@ -2,15 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     import torch
     from torch import nn
+    from torch.utils.hooks import RemovableHandle
 
 # Autograd nodes that only carry a weight to where it is multiplied.
 _CARRIERS = ("TBackward", "TransposeBackward", "ViewBackward", "UnsafeViewBackward", "PermuteBackward")
+
+
+@contextmanager
+def hooked(handles: Iterable[RemovableHandle]) -> Iterator[None]:
+    """Hooks that were registered serve within the block, and are removed as it ends, however it does."""
+    with ExitStack() as removed:
+        for handle in handles:
+            removed.enter_context(handle)
+        yield
 
 
 def layers_of_fixed_width(model: nn.Module, inputs: tuple[torch.Tensor, ...]) -> list[nn.Module]:
@@ -25,12 +36,8 @@ def layers_of_fixed_width(model: nn.Module, inputs: tuple[torch.Tensor, ...]) ->
     ends: list[torch.Tensor] = []
     recurrent = [module for module in model.modules() if isinstance(module, (nn.RNNBase, nn.RNNCellBase))]
     hooks = [layer.register_forward_pre_hook(lambda _, given: ends.append(given[0])) for layer in recurrent]
-    try:
-        with torch.enable_grad():
-            output = model(*inputs)
-    finally:
-        for hook in hooks:
-            hook.remove()
+    with hooked(hooks), torch.enable_grad():
+        output = model(*inputs)
     ends += output if isinstance(output, (tuple, list)) else (output,)
     found: list[nn.Module] = []
     waiting = [one.grad_fn for one in ends if getattr(one, "grad_fn", None) is not None]
@@ -83,10 +90,6 @@ def splits_into_groups(model: nn.Module, inputs: tuple[torch.Tensor, ...]) -> di
 
     linears = [module for module in model.modules() if isinstance(module, nn.Linear)]
     hooks = [layer.register_forward_hook(lambda m, _, output: produced.append((output, m))) for layer in linears]
-    try:
-        with torch.no_grad(), Watch():
-            model(*inputs)
-    finally:
-        for hook in hooks:
-            hook.remove()
+    with hooked(hooks), torch.no_grad(), Watch():
+        model(*inputs)
     return groups

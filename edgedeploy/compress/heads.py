@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 from edgedeploy.compress import limits
 from edgedeploy.compress.attention import spell_out
 from edgedeploy.compress.checks import check_computes
-from edgedeploy.compress.graph import splits_into_groups
+from edgedeploy.compress.graph import hooked, splits_into_groups
 from edgedeploy.compress.held import follow
 from edgedeploy.compress.saliency import losses, trainable
 from edgedeploy.compress.weights import chosen
@@ -187,12 +187,8 @@ def _output(kind: str, name: str, parts: list[str], model: nn.Module, inputs: tu
     order: list[str] = []
     linears = [(other, module) for other, module in model.named_modules() if isinstance(module, nn.Linear)]
     hooks = [module.register_forward_hook(lambda *_, other=other: order.append(other)) for other, module in linears]
-    try:
-        with torch.no_grad():
-            model(*inputs)
-    finally:
-        for hook in hooks:
-            hook.remove()
+    with hooked(hooks), torch.no_grad():
+        model(*inputs)
     after = order[max(order.index(part) for part in parts) + 1 :]
     if not after or not after[0].startswith(f"{name}." if name else ""):
         raise CompressionError(
@@ -220,12 +216,8 @@ def _silences(
             lambda _, given: loudest.append(given[0].abs().max().item())
         ),
     ]
-    try:
-        with torch.no_grad():
-            model(*inputs)
-    finally:
-        for hook in hooks:
-            hook.remove()
+    with hooked(hooks), torch.no_grad():
+        model(*inputs)
     return loudest[0] == 0
 
 
@@ -236,15 +228,12 @@ def _by_gradient(layer: _Layer, model: nn.Module, task: Task) -> torch.Tensor:
     seen: list[torch.Tensor] = []
     hook = model.get_submodule(layer.output).register_forward_pre_hook(lambda _, given: seen.append(given[0]))
     total = torch.zeros(layer.heads)
-    try:
-        with trainable(model):
-            for loss in losses(model, task):
-                for mixed, gradient in zip(seen, torch.autograd.grad(loss, seen), strict=True):
-                    lost = (mixed * gradient).detach().reshape(-1, layer.heads, mixed.shape[-1] // layer.heads)
-                    total += lost.sum((0, 2)).abs()
-                seen.clear()
-    finally:
-        hook.remove()
+    with hook, trainable(model):
+        for loss in losses(model, task):
+            for mixed, gradient in zip(seen, torch.autograd.grad(loss, seen), strict=True):
+                lost = (mixed * gradient).detach().reshape(-1, layer.heads, mixed.shape[-1] // layer.heads)
+                total += lost.sum((0, 2)).abs()
+            seen.clear()
     return total
 
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from edgedeploy.compress import limits
+from edgedeploy.compress.graph import hooked
 from edgedeploy.compress.held import follow
 from edgedeploy.compress.training import task_loss
 from edgedeploy.compress.weights import chosen
@@ -98,11 +99,8 @@ def _fitting(model: nn.Module, task: Task) -> list[str]:
 
     weighted = [module for module in model.modules() if any(weight.ndim >= 2 for weight in module.parameters())]
     hooks = [module.register_forward_hook(watch) for module in weighted]
-    try:
+    with hooked(hooks):
         predict(model, task.example)
-    finally:
-        for hook in hooks:
-            hook.remove()
     names = {name: module for name, module in model.named_modules() if name}
     return [n for n, m in names.items() if fits.get(m, False) or (isinstance(m, nn.RNNBase) and m.num_layers > 1)]
 
