@@ -19,7 +19,7 @@ from edgedeploy.compress.low_rank import (
     ranks_by_energy,
 )
 from edgedeploy.compress.unrolled import Factors, linear, projected, unrolled
-from edgedeploy.compress.weights import chosen
+from edgedeploy.compress.weights import chosen, joined
 from edgedeploy.errors import CompressionError, NothingToDo
 
 if TYPE_CHECKING:
@@ -151,18 +151,18 @@ def _weights_of(name: str, module: Any, *, every: bool) -> Iterator[_Weight]:
     if type(module) in (nn.RNN, nn.LSTM, nn.GRU) and not module.proj_size:
         tensors = [last for names in module._all_weights for last in names if last.startswith("weight")]
         if every:
-            yield from (_Weight(name, (_joined(name, last),), getattr(module, last)) for last in tensors)
+            yield from (_Weight(name, (joined(name, last),), getattr(module, last)) for last in tensors)
             return
         together = [last for last in tensors if last in ("weight_ih_l0", "weight_ih_l0_reverse")]
         matrix = _below([getattr(module, last) for last in together])
-        yield _Weight(name, tuple(_joined(name, last) for last in together), matrix)
+        yield _Weight(name, tuple(joined(name, last) for last in together), matrix)
         return
     is_plain = type(module) in (nn.Linear, nn.Embedding) or (
         isinstance(module, _ConvNd) and type(module).__module__ == _ConvNd.__module__ and module.groups == 1
     )
     renormalised = isinstance(module, nn.Embedding) and module.max_norm is not None
     if is_plain and not renormalised and "weight" in module._parameters:  # elsewhere it is computed from others
-        yield _Weight(name, (_joined(name, "weight"),), module.weight.flatten(1))
+        yield _Weight(name, (joined(name, "weight"),), module.weight.flatten(1))
 
 
 def _replaced(model: nn.Module, weights: Mapping[str, _Weight], factors: Mapping[str, Factors]) -> nn.Module:
@@ -275,7 +275,7 @@ def _tied(model: nn.Module) -> set[str]:
     owners: dict[int, set[str]] = {}
     for prefix, module in model.named_modules():
         for name, parameter in module.named_parameters(recurse=False, remove_duplicate=False):
-            owners.setdefault(id(parameter), set()).add(_joined(prefix, name))
+            owners.setdefault(id(parameter), set()).add(joined(prefix, name))
     return {name for names in owners.values() if len(names) > 1 for name in names}
 
 
@@ -283,7 +283,3 @@ def _below(parts: list[torch.Tensor]) -> torch.Tensor:
     import torch
 
     return torch.cat([part.detach() for part in parts])
-
-
-def _joined(prefix: str, name: str) -> str:
-    return f"{prefix}.{name}" if prefix else name

@@ -7,13 +7,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-import numpy as np
-
 from edgedeploy.compress import limits
 from edgedeploy.compress.checks import check_computes
 from edgedeploy.compress.held import follow
 from edgedeploy.compress.readers import units_of
-from edgedeploy.compress.training import task_loss
+from edgedeploy.compress.saliency import losses, trainable
 from edgedeploy.compress.units import Units, add_to_units, cut, find_units, silenced, tensor
 from edgedeploy.compress.weights import chosen
 from edgedeploy.errors import CompressionError, NothingToDo
@@ -25,7 +23,6 @@ if TYPE_CHECKING:
     from edgedeploy.task import Task
 
 _PROBED_EXAMPLES = 16
-_GRADIENT_EXAMPLES = 128
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,18 +173,12 @@ def _loss_changes(model: nn.Module, found: Sequence[Units], task: Task) -> dict[
     """
     import torch
 
-    loss, split = task_loss(task), task.calibration
     read = {units.layer: [part for part in units.parts if part.axis == 1] for units in found}
     weights = {part.tensor: tensor(model, part.tensor) for parts in read.values() for part in parts}
     scores = {name: torch.zeros(units_of(model.get_submodule(name)), dtype=torch.float64) for name in read}
-    frozen = [weight for weight in weights.values() if not weight.requires_grad]
-    for weight in frozen:
-        weight.requires_grad_(True)
-    try:
-        for place in np.linspace(0, len(split) - 1, min(len(split), _GRADIENT_EXAMPLES)).astype(int):
-            inputs = (torch.from_numpy(array[place : place + 1]) for array in split.inputs)
-            value = loss(model(*inputs), torch.from_numpy(split.targets[place : place + 1]))
-            gradients = torch.autograd.grad(value, list(weights.values()), allow_unused=True, materialize_grads=True)
+    with trainable(model):
+        for loss in losses(model, task):
+            gradients = torch.autograd.grad(loss, list(weights.values()), allow_unused=True, materialize_grads=True)
             products = {
                 name: (gradient * weights[name].detach()).double()
                 for name, gradient in zip(weights, gradients, strict=True)
@@ -197,7 +188,4 @@ def _loss_changes(model: nn.Module, found: Sequence[Units], task: Task) -> dict[
                 for part in parts:
                     add_to_units(slope, part, products[part.tensor])
                 scores[name] += slope**2
-    finally:
-        for weight in frozen:
-            weight.requires_grad_(False)
     return scores

@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Literal, get_args
 
-import numpy as np
-
 from edgedeploy.compress.held import masks_of
 from edgedeploy.compress.saliency import trainable
 from edgedeploy.compress.training import task_loss
@@ -50,26 +48,20 @@ def _l2(model: nn.Module, _task: Task, names: Sequence[str], _seed: int) -> Scor
 def _gradient(model: nn.Module, task: Task, names: Sequence[str], _seed: int) -> Scores:
     import torch
 
-    count = min(len(task.train), _EXAMPLES)
-    places = torch.from_numpy(np.linspace(0, len(task.train) - 1, count).astype(np.int64))
+    places = torch.from_numpy(task.train.places(_EXAMPLES))
     inputs = [torch.from_numpy(array) for array in task.train.inputs]
     targets = torch.from_numpy(task.train.targets)
     loss = task_loss(task)
     parameters = [model.get_parameter(name) for name in names]
     sums = [torch.zeros_like(parameter, requires_grad=False) for parameter in parameters]
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)  # another number adds up in another order, and might rank differently
     model.eval()
-    try:
+    with trainable(model):
         for chosen in torch.split(places, _BATCH):
-            with trainable(model):
-                mean = loss(model(*(array[chosen] for array in inputs)), targets[chosen])
-                found = torch.autograd.grad(mean, parameters, allow_unused=True)
+            mean = loss(model(*(array[chosen] for array in inputs)), targets[chosen])
+            found = torch.autograd.grad(mean, parameters, allow_unused=True)
             for total, gradient in zip(sums, found, strict=True):
                 if gradient is not None:
                     total += gradient * len(chosen)
-    finally:
-        torch.set_num_threads(threads)
     return {
         name: (parameter.detach() * total).abs() for name, parameter, total in zip(names, parameters, sums, strict=True)
     }

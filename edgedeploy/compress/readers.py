@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from edgedeploy.compress.graph import hooked
 from edgedeploy.errors import CompressionError
 
 if TYPE_CHECKING:
@@ -127,11 +128,8 @@ class _Probe:
         handles = [
             module.register_forward_hook(self._hook(name), with_kwargs=True) for name, module in self.layers.items()
         ]
-        try:
+        with hooked(handles):
             yield
-        finally:
-            for handle in handles:
-                handle.remove()
 
     def run(
         self, inputs: tuple[torch.Tensor, ...], moved: torch.Tensor | None

@@ -6,8 +6,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from edgedeploy.compress.training import task_loss
 
 if TYPE_CHECKING:
@@ -44,7 +42,7 @@ def losses(model: nn.Module, task: Task) -> Iterator[torch.Tensor]:
 
     measure = task_loss(task)
     split = task.calibration
-    for place in np.linspace(0, len(split) - 1, min(len(split), _EXAMPLES)).astype(int):
+    for place in split.places(_EXAMPLES):
         inputs = [torch.from_numpy(array[place : place + 1]) for array in split.inputs]
         yield measure(model(*inputs), torch.from_numpy(split.targets[place : place + 1]))
 

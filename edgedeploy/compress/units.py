@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from edgedeploy.compress.readers import Reader, is_norm, readers_of
+from edgedeploy.compress.weights import joined
 
 if TYPE_CHECKING:
     import torch
@@ -107,11 +108,11 @@ def _own_parts(name: str, layer: Any) -> Iterator[Part]:
         units = block * hidden + torch.arange(hidden)
         layer_before = (block // directions - 1) * directions * hidden + torch.arange(directions * hidden)
         for last in names:
-            yield Part(_joined(name, last), 0, units.repeat(len(getattr(layer, last)) // hidden))
+            yield Part(joined(name, last), 0, units.repeat(len(getattr(layer, last)) // hidden))
             if last.startswith("weight_hh"):
-                yield Part(_joined(name, last), 1, units)
+                yield Part(joined(name, last), 1, units)
             elif last.startswith("weight_ih") and block >= directions:
-                yield Part(_joined(name, last), 1, layer_before)
+                yield Part(joined(name, last), 1, layer_before)
 
 
 def _parts_of_readers(model: nn.Module, readers: Sequence[Reader]) -> Iterator[Part]:
@@ -121,10 +122,10 @@ def _parts_of_readers(model: nn.Module, readers: Sequence[Reader]) -> Iterator[P
         layer = model.get_submodule(reader.name)
         if is_norm(layer):
             tensors = (*layer.named_parameters(recurse=False), *layer.named_buffers(recurse=False))
-            yield from (Part(_joined(reader.name, last), 0, reader.units) for last, one in tensors if one.ndim == 1)
+            yield from (Part(joined(reader.name, last), 0, reader.units) for last, one in tensors if one.ndim == 1)
             continue
         first_layer = ("weight_ih_l0", "weight_ih_l0_reverse") if isinstance(layer, nn.RNNBase) else ("weight",)
-        yield from (Part(_joined(reader.name, last), 1, reader.units) for last in first_layer if hasattr(layer, last))
+        yield from (Part(joined(reader.name, last), 1, reader.units) for last in first_layer if hasattr(layer, last))
 
 
 def _kept(units: torch.Tensor, kept: torch.Tensor) -> torch.Tensor:
@@ -172,7 +173,3 @@ def _narrow_norm(channels: torch.Tensor) -> Callable[..., torch.Tensor]:
         return result
 
     return hook
-
-
-def _joined(prefix: str, name: str) -> str:
-    return f"{prefix}.{name}" if prefix else name

@@ -29,7 +29,12 @@ def weights(model: nn.Module) -> Iterator[tuple[str, nn.Parameter, int]]:
         for name, parameter in module.named_parameters(recurse=False):
             if parameter.ndim >= 2 and id(parameter) not in seen:
                 seen.add(id(parameter))
-                yield f"{prefix}.{name}" if prefix else name, parameter, axis
+                yield joined(prefix, name), parameter, axis
+
+
+def joined(prefix: str, name: str) -> str:
+    """The full name of what is called `name` in the module `prefix`, the net itself where that is empty."""
+    return f"{prefix}.{name}" if prefix else name
 
 
 def chosen(kind: str, names: Sequence[str], only: Sequence[str], skip: Sequence[str]) -> list[str]:
@@ -102,5 +107,5 @@ def output_groups(model: nn.Module, names: Sequence[str]) -> list[Group]:
         bias = own.replace("weight", "bias")
         parameter = getattr(module, bias, None)
         if bias != own and parameter is not None and len(parameter) == weight.shape[axis]:
-            group.append(Part(f"{prefix}.{bias}" if prefix else bias, 0, gates))
+            group.append(Part(joined(prefix, bias), 0, gates))
     return [tuple(group) for group in groups.values()]

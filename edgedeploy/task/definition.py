@@ -29,9 +29,13 @@ class Split:
     def __len__(self) -> int:
         return len(self.targets)
 
+    def places(self, count: int) -> np.ndarray:
+        """The places of `count` examples, or of all where there are fewer, evenly spread over the split."""
+        return np.unique(np.linspace(0, len(self) - 1, min(len(self), count)).astype(np.int64))
+
     def spread(self, count: int) -> Arrays:
-        """The inputs of `count` examples, or of all where there are fewer, evenly spread over the split."""
-        chosen = np.unique(np.linspace(0, len(self) - 1, min(len(self), count)).astype(int))
+        """The inputs of the examples at these `places`."""
+        chosen = self.places(count)
         return tuple(array[chosen] for array in self.inputs)
 
 
