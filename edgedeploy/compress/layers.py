@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from edgedeploy.compress import limits
 from edgedeploy.compress.graph import hooked
 from edgedeploy.compress.held import follow
+from edgedeploy.compress.held_out import held_out_loss
 from edgedeploy.compress.training import task_loss
 from edgedeploy.compress.weights import chosen
 from edgedeploy.errors import CompressionError, NothingToDo
@@ -131,7 +132,6 @@ def _outermost(names: list[str]) -> list[str]:
 
 def _loss_without(name: str, model: nn.Module, task: Task) -> float:
     """The mean loss on the calibration split without a layer; infinite where the net cannot do without it."""
-    import torch
     from torch import nn
 
     layer = model.get_submodule(name)
@@ -139,17 +139,10 @@ def _loss_without(name: str, model: nn.Module, task: Task) -> float:
         return math.inf
     without = copy.deepcopy(model)
     _drop(without, name)
-    measure, split = task_loss(task), task.calibration
-    total = 0.0
     try:
-        with torch.no_grad():
-            for start in range(0, len(split), _BATCH):
-                inputs = [torch.from_numpy(array[start : start + _BATCH]) for array in split.inputs]
-                targets = torch.from_numpy(split.targets[start : start + _BATCH])
-                total += float(measure(without(*inputs), targets)) * len(targets)
+        return held_out_loss(without, task.calibration, task_loss(task), _BATCH)
     except _FORWARD_ERRORS:
         return math.inf
-    return total / len(split)
 
 
 def _drop(model: nn.Module, name: str) -> None:

@@ -7,14 +7,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Literal
 
-import numpy as np
-
 from edgedeploy.compress import limits, running_statistics
 from edgedeploy.compress.held import enforce, masks_of, shared_of
-from edgedeploy.compress.held_out import held_out_loss
-from edgedeploy.compress.training import Training, reproducible, task_loss, train
+from edgedeploy.compress.scores import score
+from edgedeploy.compress.training import Training, reproducible, train
 from edgedeploy.errors import CompressionError
-from edgedeploy.task import predict
 from edgedeploy.task.weights import read_weights
 
 if TYPE_CHECKING:
@@ -133,16 +130,15 @@ class Soup(Training):
         taken, best = best_first[:1], scores[best_first[0]]
         for number in best_first[1:]:
             self._fill(model, [states[i] for i in (*taken, number)], (1.0,) * (len(taken) + 1), task)
-            score = self._score(model, task)
-            if score >= best:
-                taken, best = [*taken, number], score
+            found = self._score(model, task)
+            if found >= best:
+                taken, best = [*taken, number], found
         self._fill(model, [states[i] for i in taken], (1.0,) * len(taken), task)
 
     def _score(self, model: nn.Module, task: Task) -> tuple[float, float]:
         """The metric, and the loss turned round, on the calibration split."""
-        model.eval()
-        found = task.metric(predict(model, task.calibration.inputs), task.calibration.targets)
-        return float(np.mean(found)), -held_out_loss(model, task.calibration, task_loss(task), self.batch_size)
+        found = score(model, task, task.calibration)
+        return found.metric, -found.loss
 
     def _fill(self, model: nn.Module, states: Sequence[State], weights: Sequence[float], task: Task) -> None:
         model.load_state_dict(average(states, weights))
