@@ -17,7 +17,7 @@ from edgedeploy.errors import ExportError, PlanError
 from edgedeploy.evaluate import Evaluation, drop, evaluate_model
 from edgedeploy.export import FloatFile
 from edgedeploy.quiet import quiet
-from edgedeploy.records import EXPORT, SOURCE, Format, LayerAccount, StepAccount
+from edgedeploy.records import EXPORT, SOURCE, Drop, Format, LayerAccount, Quality, StepAccount
 from edgedeploy.task import Task
 
 if TYPE_CHECKING:
@@ -112,30 +112,24 @@ class Sizes:
             content = export.float_content(file, self._task)
         except ExportError:
             return None, None
-        return len(content), packed_bytes(content, file.format)
+        return len(content), len(packed(content, file.format))
 
 
 def exported_step(
-    last: StepAccount, path: Path, file_format: Format, source: Evaluation, found: Evaluation
+    last: StepAccount, path: Path, file_format: Format, packed_bytes: int, quality: Quality, lost: Drop
 ) -> StepAccount:
-    """The account of an exported file, whose net is that of the last step before; `found` is its selection split."""
-    content = path.read_bytes()
+    """The account of an exported file, whose net is that of the last step before; judged on the selection split."""
     return StepAccount(
         step=EXPORT,
         parameters=last.parameters,
         nonzero_parameters=None,
         macs=last.macs,
         parameter_bytes=export.constant_bytes(path, file_format),
-        file_bytes=len(content),
-        packed_bytes=packed_bytes(content, file_format),
-        quality=found.quality,
-        drop=drop(source, found),
+        file_bytes=path.stat().st_size,
+        packed_bytes=packed_bytes,
+        quality=quality,
+        drop=lost,
     )
-
-
-def packed_bytes(content: bytes, file_format: Format) -> int:
-    """What a file takes on disk and wire."""
-    return len(packed(content, file_format))
 
 
 @lru_cache(maxsize=2)  # the last step's file is often the exported one, which takes seconds to pack

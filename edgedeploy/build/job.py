@@ -189,8 +189,9 @@ class Bench:
         test = evaluate(exported.path, exported.contract, task, "test")
         selection = evaluate(exported.path, exported.contract, task, "selection")
         container = place / f"model.{packing.FORMAT}"
-        container.write_bytes(packed(exported.path.read_bytes(), target.format))
-        last = exported_step(steps[-1], exported.path, target.format, source, selection)
+        size_bytes = container.write_bytes(packed(exported.path.read_bytes(), target.format))
+        lost = drop(source, selection)
+        last = exported_step(steps[-1], exported.path, target.format, size_bytes, selection.quality, lost)
         return Made(
             request=request,
             path=exported.path,
@@ -198,7 +199,7 @@ class Bench:
             probe=exported.probe_path,
             parity=parity,
             quality=test.quality,
-            drop=drop(source, selection),
+            drop=lost,
             parameters=last.parameters,
             packed=container,
             notes=(*compress.findings.notes_of(compressed.net), *exported.notes),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import zlib
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -11,8 +12,7 @@ import numpy as np
 
 from edgedeploy.on_device import mixing, unpacking
 from edgedeploy.packing import onnx_constants, tflite_constants
-from edgedeploy.packing.constants import Constant, Element
-from edgedeploy.packing.onnx_constants import NotParsed
+from edgedeploy.packing.constants import Constant, Element, NotParsed
 from edgedeploy.packing.pieces import Encoder, Piece, stream, varint
 from edgedeploy.packing.tensors import tensor
 from edgedeploy.records import Format
@@ -64,8 +64,10 @@ def pack(content: bytes, file_format: Format, *, max_decisions: int = MAX_DECISI
     skeleton = _skeleton(content, holes)
     numbers: dict[tuple[bytes, Element], int] = {}
     different: list[Constant] = []
+    filled: list[int] = []  # by which of them, for each hole
     for hole in holes:
-        if numbers.setdefault((content[hole.start : hole.end], hole.element), len(numbers)) == len(different):
+        filled.append(numbers.setdefault((content[hole.start : hole.end], hole.element), len(numbers)))
+        if filled[-1] == len(different):
             different.append(hole)
     rest = stream(skeleton, max_decisions, text=True)
     left = max_decisions - rest.decisions
@@ -76,15 +78,16 @@ def pack(content: bytes, file_format: Format, *, max_decisions: int = MAX_DECISI
         pieces[number] = tensor(content[constant.start : constant.end], constant.element, constant.shape, left)
         left -= pieces[number].decisions
     whole, place, written = Piece(varint(len(holes))), 0, 0
-    for hole in holes:
-        number = numbers[content[hole.start : hole.end], hole.element]
+    for hole, number in zip(holes, filled, strict=True):
         whole += Piece(varint(hole.start - place) + varint(number))
         if number == written:
             whole += pieces[number]
             written += 1
         place = hole.end
     whole += rest
-    return _assembled(content, whole, rest, [(different[number], pieces[number]) for number in range(written)], holes)
+    copies = Counter(filled)
+    tensors = [(constant, pieces[number], copies[number]) for number, constant in enumerate(different)]
+    return _assembled(content, whole, rest, tensors)
 
 
 def _holes(content: bytes, file_format: Format) -> list[Constant]:
@@ -111,9 +114,7 @@ def _skeleton(content: bytes, holes: list[Constant]) -> np.ndarray:
     return np.frombuffer(bytes(kept + content[place:]), np.uint8)
 
 
-def _assembled(
-    content: bytes, whole: Piece, rest: Piece, tensors: list[tuple[Constant, Piece]], holes: list[Constant]
-) -> Packed:
+def _assembled(content: bytes, whole: Piece, rest: Piece, tensors: list[tuple[Constant, Piece, int]]) -> Packed:
     coder = Encoder()
     mixing.code_bytes(coder, bytearray(whole.directory))
     directory_byte = coder.size_bytes / len(whole.directory)
@@ -127,15 +128,14 @@ def _assembled(
     def size(piece: Piece) -> float:
         return len(piece.directory) * directory_byte + piece.adaptive_bytes + len(piece.bulk)
 
-    copies = [content[hole.start : hole.end] for hole in holes]
     account = tuple(
         PackedTensor(
             constant.name,
             (constant.end - constant.start) // constant.element.size_bytes,
             "+".join(piece.coders),
             size(piece),
-            copies.count(content[constant.start : constant.end]),
+            copies,
         )
-        for constant, piece in tensors
+        for constant, piece, copies in tensors
     )
     return Packed(container, unpacking.HEADER_BYTES + len(sizes), size(rest), account)

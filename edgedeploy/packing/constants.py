@@ -6,6 +6,10 @@ from dataclasses import dataclass
 from enum import Enum
 
 
+class NotParsed(Exception):
+    """The file is not of the format that it is said to be."""
+
+
 class Element(Enum):
     """What a tensor is made of; the value is numpy's name of it, little-endian. bfloat16 passes for a short float."""
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from edgedeploy.packing.constants import Constant, Element
+from edgedeploy.packing.constants import Constant, Element, NotParsed
 
 # TensorProto.DataType.
 _ELEMENTS = {
@@ -36,10 +36,6 @@ _ATTRIBUTE_TENSOR, _ATTRIBUTE_GRAPH, _ATTRIBUTE_TENSORS, _ATTRIBUTE_GRAPHS, _ATT
 _TENSOR_DIMS, _TENSOR_TYPE, _TENSOR_FLOATS, _TENSOR_NAME, _TENSOR_RAW = 1, 2, 4, 8, 9
 _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
 _DEEPEST = 50
-
-
-class NotParsed(Exception):
-    """The file is not of the format that it is said to be."""
 
 
 def constants(content: bytes) -> list[Constant]:

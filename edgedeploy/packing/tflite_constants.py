@@ -5,8 +5,7 @@ from __future__ import annotations
 import struct
 from collections.abc import Iterator
 
-from edgedeploy.packing.constants import Constant, Element
-from edgedeploy.packing.onnx_constants import NotParsed
+from edgedeploy.packing.constants import Constant, Element, NotParsed
 
 # TensorType of the schema.
 _ELEMENTS = {

@@ -14,7 +14,7 @@ from torch import nn
 
 from edgedeploy import compress, export
 from edgedeploy.build import account as accounting
-from edgedeploy.build.account import Sizes, Watch, packed_bytes
+from edgedeploy.build.account import Sizes, Watch, packed
 from edgedeploy.build.job import Bench, Ground, Job, Made
 from edgedeploy.compress import FineTune, PruneChannels, PruneWeights, QuantiseAware, QuantiseWeights
 from edgedeploy.compress.held import masks_of
@@ -86,7 +86,7 @@ def test_sizes_are_those_of_files_that_are_really_made(tiny: Task, tmp_path: Pat
     assert len(found) == len(nets) == 4
     for number, (net, one) in enumerate(zip(nets, found, strict=True)):
         content = fp32_bytes(net, tiny, Format.ONNX, tmp_path / str(number))
-        assert (one.file_bytes, one.packed_bytes) == (len(content), packed_bytes(content, Format.ONNX))
+        assert (one.file_bytes, one.packed_bytes) == (len(content), len(packed(content, Format.ONNX)))
     assert found[0].file_bytes > found[1].file_bytes == found[2].file_bytes  # type: ignore[operator]
 
 
@@ -94,7 +94,7 @@ def test_sizes_are_those_of_files_that_are_really_made(tiny: Task, tmp_path: Pat
 def test_a_tflite_step_is_as_large_as_its_file(tiny: Task, tmp_path: Path) -> None:
     (one,) = steps(tiny, tmp_path, Format.TFLITE)
     content = fp32_bytes(tiny.load_model(), tiny, Format.TFLITE, tmp_path / "file")
-    assert (one.file_bytes, one.packed_bytes) == (len(content), packed_bytes(content, Format.TFLITE))
+    assert (one.file_bytes, one.packed_bytes) == (len(content), len(packed(content, Format.TFLITE)))
     path = tmp_path / "file" / "model.tflite"
     assert 4 * PARAMETERS <= export.constant_bytes(path, Format.TFLITE) < 4 * PARAMETERS + 64
 
@@ -216,7 +216,7 @@ def test_the_file_itself_is_the_last_step(tmp_path: Path) -> None:
         assert [step.step for step in before] == ["source", "prune-weights", "quantise-weights"]
         assert (last.step, last.nonzero_parameters) == ("export", None)
         assert (last.parameters, last.macs) == (one.parameters, before[-1].macs) == (PARAMETERS, MACS)
-        assert (last.file_bytes, last.packed_bytes) == (len(content), packed_bytes(content, Format.ONNX))
+        assert (last.file_bytes, last.packed_bytes) == (len(content), len(packed(content, Format.ONNX)))
         assert last.drop == one.drop
         held = onnx.load_from_string(content).graph.initializer
         assert last.parameter_bytes == sum(onnx.numpy_helper.to_array(tensor).nbytes for tensor in held)
