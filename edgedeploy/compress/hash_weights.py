@@ -10,8 +10,7 @@ import numpy as np
 from edgedeploy.compress import limits
 from edgedeploy.compress.held import share
 from edgedeploy.compress.training import Training, reproducible, train
-from edgedeploy.compress.weights import chosen, weights
-from edgedeploy.errors import NothingToDo
+from edgedeploy.compress.weights import chosen_weights, weights
 
 if TYPE_CHECKING:
     from torch import nn
@@ -47,12 +46,9 @@ class HashWeights(Training):
         """Share by hash and train, in place. Raises CompressionError where nothing can be hashed or training fails."""
         import torch
 
-        found = {name: weight for name, weight, _ in weights(model)}
-        if not found:
-            raise NothingToDo(f"{self.kind}: the net has no convolution, linear or recurrent layer to hash")
-        names = chosen(self.kind, list(found), self.only, self.skip)
+        names = chosen_weights(self.kind, model, self.only, self.skip, "to hash")
         labels = {}
-        for number, (name, weight) in enumerate(found.items()):
+        for number, (name, weight, _) in enumerate(weights(model)):
             if name in names:
                 buckets = max(1, round(self.ratio * weight.numel()))
                 labels[name] = torch.from_numpy(hashed(weight.numel(), buckets, self.seed, number)).view_as(weight)

@@ -75,7 +75,8 @@ class PruneHeads:
         names = chosen(self.kind, names, self.only, self.skip)
         model = copy.deepcopy(model)
         spell_out(model, names)
-        layers = [_found(self.kind, name, model, inputs) for name in names]
+        parts = _projections(model, inputs)
+        layers = [_found(self.kind, name, parts[name], model, inputs) for name in names]
         gone = {layer.name: self._gone(layer, model, task) for layer in layers}
         if not any(gone.values()):
             there = ", ".join(f"{layer.name} {layer.heads}" for layer in layers)
@@ -144,9 +145,8 @@ def _projections(model: nn.Module, inputs: tuple[torch.Tensor, ...]) -> dict[str
     return found
 
 
-def _found(kind: str, name: str, model: nn.Module, inputs: tuple[torch.Tensor, ...]) -> _Layer:
-    """The attention layer of that name. Raises CompressionError where its heads cannot be told apart."""
-    parts = _projections(model, inputs)[name]
+def _found(kind: str, name: str, parts: dict[str, int], model: nn.Module, inputs: tuple[torch.Tensor, ...]) -> _Layer:
+    """The attention layer of that name and projections. Raises CompressionError where heads cannot be told apart."""
     (count, *others) = sorted(set(parts.values()))
     blocks = 3 if len(parts) == 1 else 1  # queries, keys and values from one layer
     if others or count % blocks:

@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Literal
 
 from edgedeploy.compress.held import masks_of
-from edgedeploy.compress.weights import chosen, weights
-from edgedeploy.errors import CompressionError, NothingToDo
+from edgedeploy.compress.weights import chosen_weights
+from edgedeploy.errors import CompressionError
 
 if TYPE_CHECKING:
     import torch
@@ -20,10 +20,8 @@ Scope = Literal["global", "layer"]
 
 def input_axes(kind: str, model: nn.Module, only: Sequence[str], skip: Sequence[str]) -> dict[str, int]:
     """Name of each weight to prune -> the axis of its inputs. Raises CompressionError where there is none."""
-    found = {name: 0 if axis == 1 else 1 for name, _, axis in weights(model)}
-    if not found:
-        raise NothingToDo(f"{kind}: the net has no convolution, linear or recurrent layer to prune")
-    return {name: found[name] for name in chosen(kind, list(found), only, skip)}
+    found = chosen_weights(kind, model, only, skip, "to prune")
+    return {name: 0 if axis == 1 else 1 for name, axis in found.items()}
 
 
 class Blocks:

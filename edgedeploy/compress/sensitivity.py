@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING
 
 from edgedeploy.compress.findings import PrunedAlone
 from edgedeploy.compress.scores import score
-from edgedeploy.compress.weights import chosen, weights
-from edgedeploy.errors import NothingToDo
+from edgedeploy.compress.weights import chosen_weights
 
 if TYPE_CHECKING:
     import torch
@@ -54,10 +53,7 @@ def scan(
 
 def layers(model: nn.Module, kind: str, only: Sequence[str], skip: Sequence[str]) -> list[str]:
     """The names of the weights to prune. Raises CompressionError, led by `kind`, NothingToDo where there are none."""
-    names = [name for name, _, _ in weights(model)]
-    if not names:
-        raise NothingToDo(f"{kind}: the net has no convolution, linear or recurrent layer to prune")
-    return chosen(kind, names, only, skip)
+    return list(chosen_weights(kind, model, only, skip, "to prune"))
 
 
 def largest(weight: torch.Tensor, sparsity: float) -> torch.Tensor:

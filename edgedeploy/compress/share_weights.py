@@ -10,8 +10,8 @@ from edgedeploy.compress import limits
 from edgedeploy.compress.codebook import Init, clustered
 from edgedeploy.compress.fold_batch_norm import foldable
 from edgedeploy.compress.held import hold, masks_of, share
-from edgedeploy.compress.weights import chosen, weights
-from edgedeploy.errors import CompressionError, NothingToDo
+from edgedeploy.compress.weights import chosen_weights, weights
+from edgedeploy.errors import CompressionError
 
 if TYPE_CHECKING:
     import torch
@@ -56,14 +56,11 @@ class ShareWeights:
 
         Raises CompressionError where there is nothing to share, or where batch normalisation would undo it.
         """
-        found = {name: weight.detach() for name, weight, _ in weights(model)}
-        if not found:
-            raise NothingToDo(f"{self.kind}: the net has no convolution, linear or recurrent layer to share in")
-        names = chosen(self.kind, list(found), self.only, self.skip)
+        names = list(chosen_weights(self.kind, model, self.only, self.skip, "to share in"))
         self._refuse_foldable(model, task, names)
+        shared = {name: model.get_parameter(name).detach() for name in names}
         # Exact zeros of an earlier build come without masks; that they are zeros is worth more than any value.
-        hold(model, {name: found[name] != 0 for name in names if bool((found[name] == 0).any())})
-        shared = {name: found[name] for name in names}
+        hold(model, {name: value != 0 for name, value in shared.items() if bool((value == 0).any())})
         if self.per == "net":
             share(model, self._labels(model, shared, self.clusters), across=True)
         else:

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, NamedTuple
 
-from edgedeploy.errors import CompressionError
+from edgedeploy.errors import CompressionError, NothingToDo
 
 if TYPE_CHECKING:
     import torch
@@ -35,6 +35,19 @@ def weights(model: nn.Module) -> Iterator[tuple[str, nn.Parameter, int]]:
 def joined(prefix: str, name: str) -> str:
     """The full name of what is called `name` in the module `prefix`, the net itself where that is empty."""
     return f"{prefix}.{name}" if prefix else name
+
+
+def chosen_weights(
+    kind: str, model: nn.Module, only: Sequence[str], skip: Sequence[str], purpose: str
+) -> dict[str, int]:
+    """Name and axis of the output channels of each weight that `only` and `skip` leave; see `weights` and `chosen`.
+
+    Raises NothingToDo where the net has none at all, with `purpose` saying what for, and CompressionError.
+    """
+    found = {name: axis for name, _, axis in weights(model)}
+    if not found:
+        raise NothingToDo(f"{kind}: the net has no convolution, linear or recurrent layer {purpose}")
+    return {name: found[name] for name in chosen(kind, list(found), only, skip)}
 
 
 def chosen(kind: str, names: Sequence[str], only: Sequence[str], skip: Sequence[str]) -> list[str]:
