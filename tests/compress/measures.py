@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -37,3 +38,14 @@ def same_weights(one: nn.Module, other: nn.Module) -> bool:
 
     mine, its = one.state_dict(), other.state_dict()
     return mine.keys() == its.keys() and all(torch.equal(mine[name], its[name]) for name in mine)
+
+
+def layer(name: str, *args: Any, **settings: Any) -> Callable[[], Any]:
+    """What makes a layer of torch's, so that torch is loaded by then alone."""
+
+    def make() -> Any:
+        from torch import nn
+
+        return getattr(nn, name)(*args, **settings)
+
+    return make

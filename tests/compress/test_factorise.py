@@ -24,22 +24,13 @@ from edgedeploy.compress.macs import count_macs
 from edgedeploy.errors import CompressionError
 from edgedeploy.records import Format, Pass, Precision, Target
 from edgedeploy.task import Task, predict
-from tests.compress.measures import accuracy, parameters, same_weights
+from tests.compress.measures import accuracy, layer, parameters, same_weights
 from tests.compress.recurrent_nets import HIDDEN, last_step, last_step_task, linear, recurrent, task_of
 
 if TYPE_CHECKING:
     import torch
 
 pytestmark = pytest.mark.builds
-
-
-def layer(name: str, *args: Any, **settings: Any) -> Callable[[], Any]:
-    def make() -> Any:
-        from torch import nn
-
-        return getattr(nn, name)(*args, **settings)
-
-    return make
 
 
 PLAIN: dict[str, tuple[Callable[[], Any], tuple[int, ...]]] = {

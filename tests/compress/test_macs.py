@@ -10,20 +10,12 @@ import numpy as np
 import pytest
 
 from edgedeploy.compress.macs import count_macs
+from tests.compress.measures import layer
 
 if TYPE_CHECKING:
     import torch
 
 pytestmark = pytest.mark.builds
-
-
-def layer(name: str, *args: Any, **settings: Any) -> Callable[[], Any]:
-    def make() -> Any:
-        from torch import nn
-
-        return getattr(nn, name)(*args, **settings)
-
-    return make
 
 
 def encoder_layer() -> Any:

@@ -57,10 +57,18 @@ def image_shapes() -> dict[str, Callable[[], Subject]]:
 
 def digits_subject(name: str, model: Callable[[], nn.Module], epochs: int = EPOCHS, seed: int = 0) -> Subject:
     """A net trained on scikit-learn's digits, the same at each call; `seed` decides its start and its splits."""
+    from edgedeploy.compress.training import FineTune, train_from_scratch
+
+    task = digits_task(name, model, seed)
+    net = model()
+    net.load_state_dict(train_from_scratch(task, FineTune(epochs=epochs, learning_rate=3e-3, seed=seed)))
+    return Subject(name, net.eval(), task, trained=True)
+
+
+def digits_task(name: str, model: Callable[[], nn.Module], seed: int = 0) -> Task:
+    """The task of naming scikit-learn's digits; `seed` decides the splits."""
     from sklearn.datasets import load_digits
     from sklearn.model_selection import train_test_split
-
-    from edgedeploy.compress.training import FineTune, train_from_scratch
 
     read = load_digits()
     images, targets = (read.images / 16).astype(np.float32), read.target.astype(np.int64)
@@ -70,10 +78,7 @@ def digits_subject(name: str, model: Callable[[], nn.Module], epochs: int = EPOC
             images, targets, test_size=count, stratify=targets, random_state=seed
         )
         splits[split] = Split((held_out,), their_targets)
-    task = make_task(name, model, {"train": Split((images,), targets), **splits}, "accuracy")
-    net = model()
-    net.load_state_dict(train_from_scratch(task, FineTune(epochs=epochs, learning_rate=3e-3, seed=seed)))
-    return Subject(name, net.eval(), task, trained=True)
+    return make_task(name, model, {"train": Split((images,), targets), **splits}, "accuracy")
 
 
 def _image_subject(name: str, model: Callable[[], nn.Module]) -> Subject:

@@ -32,7 +32,7 @@ from edgedeploy.records import Format, Pass, Precision, StepAccount, Target, gai
 from tools.bench import digits_nets
 from tools.bench.compress_peers import PEERS
 from tools.bench.rows import OURS
-from tools.bench.subjects import Subject, digits_subject
+from tools.bench.subjects import Subject, digits_subject, digits_task
 from tools.bench.techniques import CNN, GRU, MLP, TECHNIQUES, TRANSFORMER, Technique
 
 if TYPE_CHECKING:
@@ -170,7 +170,7 @@ def try_all(name: str, seed: int, folder: Path, *, files: bool, techniques: Sequ
 def subject_of(name: str, seed: int, folder: Path) -> Subject:
     """The net that was tried there, with its task."""
     net = pickle.loads((folder / "net.pickle").read_bytes())
-    return dataclasses.replace(digits_subject(name, NETS[name], epochs=1, seed=seed), net=net)
+    return Subject(name, net, digits_task(name, NETS[name], seed), trained=True)
 
 
 def buys(source: Tried, compressed: Tried) -> str:
