@@ -148,7 +148,7 @@ def test_an_error_travels_with_its_traceback() -> None:
     for error, kind in ((ZeroDivisionError("by zero"), ZeroDivisionError), (Odd("odd"), RuntimeError)):
         try:
             raise error
-        except Exception as raised:  # noqa: BLE001
+        except Exception as raised:  # noqa: BLE001 - whatever was raised is what is to travel
             copy = worker._portable(raised)
         assert isinstance(copy, kind)
         assert "test_an_error_travels_with_its_traceback" in copy.__notes__[0]

@@ -134,8 +134,9 @@ def _format_cells(
         for one, file in zip(found, files, strict=True)
     ]
     judged = judge(subject, contenders, ROUNDS)
+    alone = _peak_rss("baseline", {"runtime": RUNTIMES[file_format][0][0]}, folder)
     return [
-        (file.size_bytes, file.packed_bytes, _memory(file, folder), *_speed(each))
+        (file.size_bytes, file.packed_bytes, _memory(file, alone, folder), *_speed(each))
         for file, each in zip(files, judged, strict=True)
     ]
 
@@ -145,28 +146,28 @@ def _speed(judged: Judged) -> tuple[float | None, float | None]:
     return (_figure(speed.ratio), _figure(speed.spread)) if speed else (None, None)
 
 
-def _memory(file: File, folder: Path) -> int | None:
+def _memory(file: File, alone: int | None, folder: Path) -> int | None:
     """Peak RSS of the file's process over that of its runtime alone, as the agent on a board takes it."""
-    if file.path is None or file.probe is None or file.contract is None:
+    if file.path is None or file.probe is None or file.contract is None or alone is None:
         return None
-    runtime = RUNTIMES[file.contract["format"]][0][0]
-    with tempfile.TemporaryDirectory(dir=folder) as workspace:
-        contract = Path(workspace, "contract")
-        contract.write_text(json.dumps(file.contract), "utf-8")
-        children = Children(workspace)
+    with tempfile.NamedTemporaryFile("w", dir=folder, encoding="utf-8") as contract:
+        contract.write(json.dumps(file.contract))
+        contract.flush()
         specification: dict[str, Any] = {
             "artifact": str(file.path),
-            "contract": str(contract),
+            "contract": contract.name,
             "probe": str(file.probe),
             "threads": 1,
-            "accelerator": {"name": "cpu", "switch": None, "caches": workspace},
+            "accelerator": {"name": "cpu", "switch": None, "caches": str(folder)},
         }
-        loaded = children.run("memory", specification, MEMORY_TIMEOUT_S)
-        alone = children.run("baseline", {"runtime": runtime}, MEMORY_TIMEOUT_S)
-    if loaded["outcome"] != "ok" or alone["outcome"] != "ok":
-        return None
-    over: int = loaded["peak_rss_bytes"] - alone["peak_rss_bytes"]
-    return max(0, over)
+        loaded = _peak_rss("memory", specification, folder)
+    return None if loaded is None else max(0, loaded - alone)
+
+
+def _peak_rss(task: str, specification: dict[str, Any], folder: Path) -> int | None:
+    with tempfile.TemporaryDirectory(dir=folder) as workspace:
+        answer = Children(workspace).run(task, specification, MEMORY_TIMEOUT_S)
+    return answer["peak_rss_bytes"] if answer["outcome"] == "ok" else None
 
 
 def _figure(value: float) -> float:

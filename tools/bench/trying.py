@@ -119,7 +119,7 @@ def _measured(
     files = None if folder is None else {f: _exported(net, Target(f, precision), subject, folder / f) for f in Format}
     accuracy = evaluate_model(net, subject.task, "test").quality.value
     if precision is not Precision.FP32:  # the net in torch does not round as the file does
-        accuracy = _accuracy_of_file(net, Target(Format.ONNX, precision), subject)
+        accuracy = _accuracy_of_file(files, net, Target(Format.ONNX, precision), subject)
     return Tried(blank.technique, blank.by, accuracy, *_counted(net, subject), files)
 
 
@@ -129,7 +129,11 @@ def _counted(net: nn.Module, subject: Subject) -> tuple[int, int, int]:
     return total, nonzero, count_macs(net, subject.task.example)
 
 
-def _accuracy_of_file(net: nn.Module, target: Target, subject: Subject) -> float:
+def _accuracy_of_file(files: Mapping[Format, File] | None, net: nn.Module, target: Target, subject: Subject) -> float:
+    """That of the file that is there, or else of one made for the purpose."""
+    there = files[target.format] if files else File()
+    if there.path is not None and there.contract is not None:
+        return evaluate(there.path, there.contract, subject.task, "test").quality.value
     with tempfile.TemporaryDirectory(prefix="edgedeploy-bench-") as name:
         exported = export.export(net, target, subject.task, Path(name))
         return evaluate(exported.path, exported.contract, subject.task, "test").quality.value
