@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence, Sized
 from typing import Any
 
-from edgedeploy.records import CPU, LayerSensitivity, OperatorUse, Quality, Report, Variant
+from edgedeploy.records import CPU, LayerSensitivity, OperatorUse, PassSettings, Quality, Report, Variant
 
 NOT_MEASURED = "-"
 
@@ -70,13 +70,15 @@ def on_text(reports: Iterable[Report]) -> str:
 
 
 def passes_text(variant: Variant) -> str:
-    """The passes in a line, each with its settings."""
+    """The passes in a line, each with its settings, but for those that are left out."""
     if not variant.passes:
         return "as it is"
-    return ", then ".join(
-        step.kind + " (" + ", ".join(f"{key}={value}" for key, value in step.settings.items()) + ")"
-        for step in variant.passes
-    )
+    return ", then ".join(map(_pass_text, variant.passes))
+
+
+def _pass_text(step: PassSettings) -> str:
+    given = [f"{key}={value}" for key, value in step.settings.items() if value not in (None, [], "")]
+    return f"{step.kind} ({', '.join(given)})" if given else step.kind
 
 
 def sensitivity_text(layer: LayerSensitivity) -> str:

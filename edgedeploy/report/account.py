@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -145,8 +146,6 @@ def _largest(layers: Sequence[LayerAccount]) -> tuple[LayerAccount, ...]:
     """Those that weigh most, in the net's order."""
     if len(layers) <= MOST_LAYERS:
         return tuple(layers)
-    import math
-
     ranked = sorted(range(len(layers)), key=lambda i: -math.prod(layers[i].shape))[:MOST_LAYERS]
     return tuple(layers[index] for index in sorted(ranked))
 
