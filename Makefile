@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test check lint bench clean
+.PHONY: demo test test-faults test-all check lint bench clean
 .DEFAULT_GOAL := check
 
 $(STAMP): pyproject.toml constraints.txt
@@ -18,6 +18,12 @@ demo: $(STAMP)
 
 test: $(STAMP)
 	$(BIN)/python -m pytest -n auto --dist loadfile $(ARGS)
+
+test-faults: $(STAMP)
+	$(BIN)/python -m pytest -n auto --dist loadfile -m fault $(ARGS)
+
+test-all: $(STAMP)
+	$(BIN)/python -m pytest -n auto --dist loadfile -m '' $(ARGS)
 
 lint: $(STAMP)
 	$(BIN)/ruff format --check .
