@@ -7,11 +7,11 @@ from pathlib import Path
 import pytest
 
 from edgedeploy.compress import PASSES
-from tools.bench import compress, trying
+from tools.bench import compress, fusion, trying
 from tools.bench.compress_peers import PEERS
 from tools.bench.rows import OURS
 from tools.bench.subjects import digits_subject
-from tools.bench.techniques import TECHNIQUES, Technique
+from tools.bench.techniques import CNN, TECHNIQUES, Technique
 from tools.bench.trying import NETS, Tried
 
 
@@ -61,3 +61,16 @@ def test_one_net_is_tried_for_real(tmp_path: Path) -> None:
     refused = trying.tried(Technique("heads", ({"kind": "prune-heads", "ratio": 0.5},)), subject, None)
     assert refused.accuracy is None
     assert "prune-heads" in refused.why
+
+
+@pytest.mark.builds
+def test_fusing_is_measured_on_one_file_with_and_without() -> None:
+    subject = digits_subject("cnn", NETS[CNN], epochs=1)
+    net, before, after, speed_up, spread = fusion.row(subject, rounds=2)
+    assert net == "cnn"
+    assert isinstance(before, int)
+    assert isinstance(after, int)
+    assert after < before  # a convolution takes its ReLU along
+    assert isinstance(speed_up, float)
+    assert speed_up > 0
+    assert isinstance(spread, float)

@@ -81,7 +81,7 @@ def judge(subject: Subject, contenders: Sequence[Contender], rounds: int | None 
             why[number] = f"failed: {error}"
             continue
         calls[str(number)] = _call(contender.path, contender.contract, subject)
-    speeds = speed_ups(interleave({name: _turn(call) for name, call in calls.items()}, rounds or ROUNDS))
+    speeds = speed_ups(interleave({name: turn(call) for name, call in calls.items()}, rounds or ROUNDS))
     for name, speed in speeds.items():
         figures[int(name)] = dataclasses.replace(figures[int(name)], speed=speed)
     return [Judged(each.by, each.what, figures.get(at), why[at]) for at, each in enumerate(contenders)]
@@ -121,7 +121,9 @@ def _call(path: Path, contract: Mapping[str, Any], subject: Subject) -> Callable
     return lambda: model.invoke(prepared)
 
 
-def _turn(call: Callable[[], object]) -> Callable[[], float]:
+def turn(call: Callable[[], object]) -> Callable[[], float]:
+    """What `interleave` asks for a figure: the median time of a burst of calls, in ns."""
+
     def measure() -> float:
         call()  # what ran before has emptied the caches
         samples: list[int] = []

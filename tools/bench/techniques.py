@@ -143,6 +143,10 @@ TECHNIQUES: tuple[Technique, ...] = (
     # 7. fusion and merging
     Technique("batch norm folded", (_pass("fold-batch-norm"),)),
     Technique("uniform soup of 3", (_pass("soup", method="uniform", members=3, epochs=5, learning_rate=5e-4),)),
+    Technique(
+        "weighted soup of 3",
+        (_pass("soup", method="weighted", members=3, weights=[0.5, 0.3, 0.2], epochs=5, learning_rate=5e-4),),
+    ),
     Technique("greedy soup of 3", (_pass("soup", method="greedy", members=3, epochs=5, learning_rate=5e-4),)),
     # 8. low rank
     Technique("low rank, energy 0.9", (_pass("factorise", energy=0.9), RECOVER)),
