@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test test-faults test-all check lint bench clean
+.PHONY: demo test test-faults test-all check lint bench lab clean
 .DEFAULT_GOAL := check
 
 $(STAMP): pyproject.toml constraints.txt
@@ -34,6 +34,10 @@ check: lint test
 
 bench: $(STAMP)
 	$(BIN)/python -m tools.bench $(ONLY)
+
+# Virtual boards: root on Debian; docs/lab.md says more.
+lab: $(STAMP)
+	$(BIN)/python -m tools.lab up
 
 clean:
 	rm -rf build dist .pytest_cache .mypy_cache .ruff_cache $(VENV)

@@ -1,0 +1,34 @@
+# Mounts a virtual board inside namespaces of its own and becomes its first process.
+# Arguments: the shared root, the board's storage, the folder of its hardware, paths that it lacks.
+set -e
+lower=$1 storage=$2 hardware=$3 without=$4
+root=$storage/merged
+mount -t overlay overlay -o "lowerdir=$lower,upperdir=$storage/upper,workdir=$storage/work" "$root"
+cd "$root"
+for pattern in $without; do rm -rf ./$pattern; done
+mount -t proc proc proc
+for name in cpuinfo meminfo loadavg uptime; do
+  [ ! -f "$hardware/proc/$name" ] || mount --bind "$hardware/proc/$name" "proc/$name"
+done
+mount --bind "$hardware/proc/boot_id" proc/sys/kernel/random/boot_id
+mount --bind "$hardware/sys" sys
+mount -t tmpfs -o mode=755,size=4m tmpfs dev
+for device in null:3 zero:5 full:7 random:8 urandom:9; do
+  mknod -m 666 "dev/${device%:*}" c 1 "${device#*:}"
+done
+mknod -m 666 dev/tty c 5 0
+mkdir dev/pts dev/shm
+mount -t devpts -o newinstance,ptmxmode=0666,gid=5 devpts dev/pts
+mount -t tmpfs -o mode=1777,size=64m tmpfs dev/shm
+ln -s pts/ptmx dev/ptmx
+ln -s /proc/self/fd dev/fd
+for number in 0:stdin 1:stdout 2:stderr; do ln -s "/proc/self/fd/${number%:*}" "dev/${number#*:}"; done
+mount -t tmpfs -o mode=755,size=16m tmpfs run
+mkdir -p run/sshd run/vcio
+mount --bind "$hardware/vcio" run/vcio
+if [ -d data/local/tmp ]; then
+  mkdir -p sdcard
+  mount -t tmpfs -o mode=777,size=16m,noexec,nosuid tmpfs sdcard
+fi
+pivot_root . mnt
+exec env -i PATH=/usr/sbin:/usr/bin:/sbin:/bin HOME=/root /usr/sbin/init

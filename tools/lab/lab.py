@@ -1,0 +1,166 @@
+"""The lab as a whole: brought up from nothing or from what a killed run left, and down without a trace."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import shutil
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Self
+
+from tools.lab.boards import VirtualBoard
+from tools.lab.cgroups import Cgroup
+from tools.lab.fleet import client_key, host_key, write_access
+from tools.lab.kinds import BOARDS
+from tools.lab.network import PROJECT, Network, pick_network
+from tools.lab.roots import finish_root, root_folder, start_root
+from tools.lab.system import LabError, check_machine, mounts_below, run, unmount_below
+
+FOLDER = PROJECT / "build" / "lab"
+ROOTS_VARIABLE = "EDGEDEPLOY_LAB_ROOTS"
+LIVE_BYTES = 64 << 20
+
+
+class Lab:
+    """The virtual boards of one checkout; all state lies in `folder`."""
+
+    def __init__(self, folder: Path = FOLDER) -> None:
+        self.folder = folder.resolve()
+        self.roots = Path(os.environ.get(ROOTS_VARIABLE) or self.folder / "roots")
+
+    @property
+    def fleet_file(self) -> Path:
+        """The fleet.toml of the boards that are up."""
+        return self.folder / "fleet.toml"
+
+    @property
+    def boards(self) -> Mapping[str, VirtualBoard]:
+        """The boards that this lab has, by name; empty where it is down."""
+        network = self._network()
+        if network is None:
+            return {}
+        names = (self.folder / "names").read_text().split()
+        return {name: self._board(name, network) for name in names}
+
+    def board(self, name: str) -> VirtualBoard:
+        """One board that is up. Raises LabError that lists what there is."""
+        boards = self.boards
+        if name not in boards:
+            known = f"it has {', '.join(boards)}" if boards else "it is down: `python -m tools.lab up` brings it up"
+            raise LabError(f"The lab has no board {name!r}: {known}.")
+        return boards[name]
+
+    def up(self, names: Sequence[str] = ()) -> Self:
+        """Bring the named boards up, or all of them; those that run already are only mended.
+
+        Boards of an earlier `up` stay. Raises LabError.
+        """
+        check_names(names)
+        with self.locked():
+            before = list(self.boards)
+            wanted = [name for name in BOARDS if name in (names or BOARDS) or name in before]
+            check_machine(emulated=any(BOARDS[name].emulated for name in wanted))
+            self._extract({BOARDS[name].root for name in wanted})
+            network = self._network() or pick_network(self.folder)
+            (self.folder / "names").write_text(" ".join(wanted))
+            (self.folder / "network").write_text(network.mark)
+            network.up()
+            self._mount_live()
+            key = client_key(self.folder)
+            boards = [self._board(name, network) for name in wanted]
+            public = Path(f"{key}.pub").read_text()
+            for board in boards:
+                if board.running():
+                    board.heal()
+                else:
+                    board.create(host_key=host_key(self.folder, board.name).read_text(), public_keys=public)
+            self._start_sensors(network, wanted)
+            write_access(self.folder, boards)
+            for board in boards:
+                board.wait()
+        return self
+
+    def down(self) -> None:
+        """End every process, mount, namespace and interface of this lab; the roots stay for the next `up`."""
+        if not self.folder.exists():
+            return
+        with self.locked():
+            network = self._network()
+            if network is not None:
+                if os.geteuid() != 0:
+                    raise LabError("The lab was made by root and is only brought down by root: run it with sudo.")
+                for name in BOARDS:
+                    self._board(name, network).destroy()
+                helpers = Cgroup(f"{network.mark}/helpers")
+                helpers.kill()
+                helpers.remove()
+                network.down()
+            unmount_below(self.folder)
+            for entry in self.folder.iterdir():
+                if entry not in (self.roots, self._lock_file):
+                    shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Keep others from bringing the lab up or down meanwhile. Raises LabError where one is at it for long."""
+        with suppress(FileExistsError):
+            self.folder.mkdir(parents=True)
+        try:
+            lock = self._lock_file.open("w")
+        except PermissionError as error:
+            raise LabError(f"{self._lock_file} belongs to root: run the lab with sudo.") from error
+        with lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                if os.environ.get("PYTEST_CURRENT_TEST") is None:
+                    raise LabError(
+                        f"Another run is bringing the lab in {self.folder} up or down; wait for it."
+                    ) from error
+                fcntl.flock(lock, fcntl.LOCK_EX)
+            yield
+
+    @property
+    def _lock_file(self) -> Path:
+        return self.folder / "lock"
+
+    def _network(self) -> Network | None:
+        try:
+            return Network((self.folder / "network").read_text())
+        except FileNotFoundError:
+            return None
+
+    def _board(self, name: str, network: Network) -> VirtualBoard:
+        kind = BOARDS[name]
+        number = 11 + list(BOARDS).index(name)
+        return VirtualBoard(kind, number, self.folder, network, root_folder(self.roots, kind.root))
+
+    def _extract(self, roots: set[str]) -> None:
+        started = {name: start_root(self.roots, name) for name in sorted(roots)}
+        for name, process in started.items():
+            if process is not None:
+                finish_root(self.roots, name, process)
+
+    def _mount_live(self) -> None:
+        live = self.folder / "live"
+        live.mkdir(exist_ok=True)
+        if live not in mounts_below(live):
+            run(["mount", "-t", "tmpfs", "-o", f"mode=755,size={LIVE_BYTES}", "tmpfs", live])
+
+    def _start_sensors(self, network: Network, names: Sequence[str]) -> None:
+        helpers = Cgroup(f"{network.mark}/helpers")
+        helpers.create()
+        helpers.kill()
+        command = [sys.executable, "-m", "tools.lab.sensor_daemon", str(self.folder / "live"), network.mark, *names]
+        with (self.folder / "sensors.log").open("ab") as log:
+            helpers.start(command, log, PROJECT)
+
+
+def check_names(names: Sequence[str]) -> None:
+    """Raise LabError for a name that no kind of board has."""
+    for name in names:
+        if name not in BOARDS:
+            raise LabError(f"There is no board {name!r}: the lab knows {', '.join(BOARDS)}.")
