@@ -105,7 +105,8 @@ class CommandFailed(TransportError):
     exit_code = ExitCode.FAILED
 
     def __init__(self, board: str, argv: Sequence[str], exit_code: int, stdout: bytes, stderr: bytes) -> None:
-        last = stderr.decode("utf-8", "replace").strip().rpartition("\n")[2][:300]
+        said = stderr.decode("utf-8", "replace").strip().rpartition("\n")[2][:300]
+        last = "".join(character if character.isprintable() else "\ufffd" for character in said)
         super().__init__(board, f"`{argv[0]}` failed with exit code {exit_code}" + (f": {last}" if last else ""))
         self.argv = tuple(argv)
         self.command_exit_code = exit_code

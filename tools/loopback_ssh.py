@@ -71,13 +71,18 @@ def find_sshd() -> Path | None:
 
 @contextmanager
 def loopback_ssh(
-    folder: Path, *, alias: str = ALIAS, environment: Mapping[str, str] | None = None, kind: Kind | None = None
+    folder: Path,
+    *,
+    alias: str = ALIAS,
+    environment: Mapping[str, str] | None = None,
+    kind: Kind | None = None,
+    settings: Mapping[str, str] | None = None,
 ) -> Iterator[LoopbackServer]:
     """Run a server whose files lie in `folder` until the block ends.
 
     It is OpenSSH's where there is one that lets this account in, else asyncssh's; `kind` insists on one.
-    `environment` is set in every session. Keys that are in the folder already are used again. Raises
-    RuntimeError when no server could be started.
+    `environment` is set in every session; `settings` win over what OpenSSH's is given otherwise. Keys that are in
+    the folder already are used again. Raises RuntimeError when no server could be started.
     """
     folder.mkdir(parents=True, exist_ok=True)
     folder = folder.resolve()
@@ -90,7 +95,7 @@ def loopback_ssh(
         server = LoopbackServer(each, alias, "127.0.0.1", _free_port(), getpass.getuser(), folder, 0)
         _write_client_files(server, host_key)
         try:
-            process = _start(server, environment or {})
+            process = _start(server, environment or {}, settings or {})
         except FileNotFoundError as error:
             failures.append(str(error))
             continue
@@ -139,7 +144,9 @@ def _write_client_files(server: LoopbackServer, host_key: str) -> None:
     server.ssh_config.write_text("\n".join(lines) + "\n")
 
 
-def _start(server: LoopbackServer, environment: Mapping[str, str]) -> subprocess.Popen[bytes]:
+def _start(
+    server: LoopbackServer, environment: Mapping[str, str], settings: Mapping[str, str]
+) -> subprocess.Popen[bytes]:
     if server.kind == "openssh":
         sshd = find_sshd()
         if sshd is None:
@@ -147,7 +154,7 @@ def _start(server: LoopbackServer, environment: Mapping[str, str]) -> subprocess
         if os.getuid() == 0:
             Path("/run/sshd").mkdir(mode=0o755, exist_ok=True)  # sshd wants it when it runs as root
         config = server.folder / "sshd_config"
-        config.write_text(_sshd_config(server, environment))
+        config.write_text(_sshd_config(server, environment, settings))
         command = [str(sshd), "-D", "-e", "-f", str(config)]
     else:
         command = [sys.executable, "-m", "tools.asyncssh_server", str(server.folder), str(server.port)]
@@ -163,11 +170,11 @@ def _start(server: LoopbackServer, environment: Mapping[str, str]) -> subprocess
         )
 
 
-def _sshd_config(server: LoopbackServer, environment: Mapping[str, str]) -> str:
+def _sshd_config(server: LoopbackServer, environment: Mapping[str, str], settings: Mapping[str, str]) -> str:
     def quoted(text: object) -> str:
         return '"' + str(text).replace("\\", "\\\\").replace('"', '\\"') + '"'
 
-    settings = [
+    own = [
         ("ListenAddress", server.host),
         ("Port", server.port),
         ("HostKey", quoted(server.folder / "host_key")),
@@ -183,7 +190,8 @@ def _sshd_config(server: LoopbackServer, environment: Mapping[str, str]) -> str:
         ("PrintMotd", "no"),
         ("Subsystem", "sftp internal-sftp"),  # the sftp-server program lies elsewhere on every system
     ]
-    lines = [f"{key} {value}" for key, value in settings]
+    # of two lines with one key the first counts
+    lines = [f"{key} {value}" for key, value in [*settings.items(), *own]]
     # only the first SetEnv counts; SHLVL keeps bash from reading the account's own .bashrc for every command
     variables = {"SHLVL": "1", **environment}
     lines.append("SetEnv " + " ".join(quoted(f"{name}={value}") for name, value in variables.items()))

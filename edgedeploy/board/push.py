@@ -1,14 +1,14 @@
-"""Sends a board the files it lacks, each under a temporary name until the board itself has checked its digest."""
+"""Sends a board what it lacks of its files, under temporary names until the board itself has checked each digest."""
 
 from __future__ import annotations
 
-import secrets
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from edgedeploy.board.parcels import Parcel, parcels, verified_bytes
 from edgedeploy.board.session import Board, transfer_timeout_s
 from edgedeploy.errors import BoardError, LeaseError, TransferError
 from edgedeploy.records import Artifact, Variant
@@ -24,12 +24,16 @@ LOCK_PAUSES_S = (0.3, 0.7, 1.5, 3.0)
 
 @dataclass(frozen=True, slots=True)
 class PushResult:
-    """Which objects went to the board and which were there, by SHA-256; after a dry run, which would go."""
+    """Which objects went to the board and which were there, by SHA-256; after a dry run, which would go.
+
+    `kept_bytes` of those that went an interrupted push had brought there before.
+    """
 
     sent: tuple[str, ...]
     present: tuple[str, ...]
     bytes_sent: int
     seconds: float
+    kept_bytes: int = 0
 
 
 def lying(board: Board, variant: Variant) -> Artifact:
@@ -51,7 +55,8 @@ def push(
     `progress` gets the bytes sent so far and in all. `reserve_bytes` must stay free afterwards; by default twice
     the payload, and at least the lesser of 3 % of the disk and 256 MiB. Raises BoardError for too little space,
     TransferError for a file that did not arrive whole, LeaseError, AgentError and TransportError; then no file has
-    its final name that was not checked, and temporary ones are removed if the link still stands.
+    its final name that was not checked. What arrived before the link was lost, or the push was interrupted or had to
+    wait too long, stays for the next push to go on from; after any other error it is removed.
     """
     started = time.monotonic()
     sizes = {sha256: path.stat().st_size for sha256, path in sorted(artifacts.items())}
@@ -62,12 +67,17 @@ def push(
     inventory = board.result(report, 0)
     present = tuple(sorted(set(inventory["present"]) & sizes.keys()))
     missing = {sha256: size for sha256, size in sizes.items() if sha256 not in present}
-    payload = sum(missing.values())
+    kept = {
+        sha256: have
+        for sha256, marks in inventory["partial"].items()
+        if sha256 in missing and (have := verified_bytes(artifacts[sha256], marks))
+    }
+    payload = sum(missing.values()) - sum(kept.values())
     if missing:
         _check_space(board, payload, inventory["free_bytes"], inventory["total_bytes"], reserve_bytes)
     if missing and not dry_run:
-        _send(board, artifacts, missing, progress, hashing_s)
-    return PushResult(tuple(missing), present, payload, time.monotonic() - started)
+        _send(board, artifacts, missing, kept, progress, hashing_s)
+    return PushResult(tuple(missing), present, payload, time.monotonic() - started, sum(kept.values()))
 
 
 def _check_space(board: Board, payload: int, free: int, total: int, reserve_bytes: int | None) -> None:
@@ -85,11 +95,35 @@ def _send(
     board: Board,
     artifacts: Mapping[str, Path],
     missing: Mapping[str, int],
+    kept: Mapping[str, int],
     progress: Callable[[int, int], None] | None,
     hashing_s: float,
 ) -> None:
-    token, payload, sent = secrets.token_hex(8), sum(missing.values()), 0
-    temporaries = {sha256: f"tmp/{token}-{sha256}" for sha256 in missing}
+    payload = sum(missing.values()) - sum(kept.values())
+    refused = _send_parcels(board, parcels(artifacts, missing, kept), payload, progress, hashing_s)
+    # What another push or a lost tail took away from under this one is sent whole, once.
+    again = {sha256: missing[sha256] for sha256 in refused if sha256 in kept}
+    if again:
+        later = _send_parcels(board, parcels(artifacts, again, {}), sum(again.values()), None, hashing_s)
+        refused = {sha256: why for sha256, why in refused.items() if sha256 not in again} | later
+    if refused:
+        lost = next(sha256 for sha256 in missing if sha256 in refused)
+        raise TransferError(
+            board.name,
+            f"{len(refused)} of {len(missing)} files did not arrive whole, the first one "
+            f"{artifacts[lost].name}: {refused[lost]}.",
+        )
+
+
+def _send_parcels(
+    board: Board,
+    sending: Sequence[Parcel],
+    payload: int,
+    progress: Callable[[int, int], None] | None,
+    hashing_s: float,
+) -> dict[str, str]:
+    """Send all and have them admitted; returns why not, by the SHA-256 of each object that was refused."""
+    sent = 0
 
     def advance(size: int) -> None:
         nonlocal sent
@@ -98,29 +132,20 @@ def _send(
             progress(sent, payload)
 
     try:
-        for sha256, temporary in temporaries.items():
-            board.transport.put(
-                artifacts[sha256],
-                board.path(temporary),
-                timeout_s=transfer_timeout_s(missing[sha256]),
-                progress=advance,
-            )
-        entries = [
-            {"temporary": temporaries[sha256], "sha256": sha256, "size_bytes": size} for sha256, size in missing.items()
-        ]
+        for parcel in sending:
+            if parcel.temporary is not None:
+                with parcel.file() as source:
+                    deadline_s = transfer_timeout_s(parcel.size_bytes)
+                    board.transport.put(source, board.path(parcel.temporary), timeout_s=deadline_s, progress=advance)
+        entries = [entry for parcel in sending for entry in parcel.entries]
         result = _admit(board, entries, hashing_s)
-        admitted = set(result["admitted"])
-        if not admitted >= missing.keys():
-            reasons = {entry["sha256"]: entry["reason"] for entry in result["refused"]}
-            lost = next(sha256 for sha256 in missing if sha256 not in admitted)
-            raise TransferError(
-                board.name,
-                f"{len(missing.keys() - admitted)} of {len(missing)} files did not arrive whole, the first one "
-                f"{artifacts[lost].name}: {reasons.get(lost, 'the board does not say why')}.",
-            )
-    except BaseException:
-        board.remove([board.path(temporary) for temporary in temporaries.values()])
+    except (BoardError, TransferError):
+        # If the link is lost these cannot be removed and are of use; if it stands the disk may be full.
+        board.remove([board.path(parcel.temporary) for parcel in sending if parcel.temporary is not None])
         raise
+    reasons = {entry["sha256"]: entry["reason"] for entry in result["refused"]}
+    unadmitted = {entry["sha256"] for entry in entries} - set(result["admitted"])
+    return {sha256: reasons.get(sha256, "the board does not say why") for sha256 in sorted(unadmitted)}
 
 
 def _admit(board: Board, entries: Sequence[Mapping[str, Any]], timeout_s: float) -> dict[str, Any]:

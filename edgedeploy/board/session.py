@@ -13,7 +13,9 @@ from typing import Any
 
 from edgedeploy.board.bundle import agent_bundle
 from edgedeploy.board.facts import BoardFacts, check_facts, parse_probe, probe_command
-from edgedeploy.errors import AgentError, BoardError, LeaseError, TransferError, TransportError
+from edgedeploy.board.untrusted import plain, plain_document
+from edgedeploy.errors import AgentError, BoardError, LeaseError, PlanError, TransferError, TransportError
+from edgedeploy.on_device.reply import find_frame, pack_job
 from edgedeploy.on_device.schema import SCHEMA, MalformedDocument, check_report
 from edgedeploy.records import Device, DeviceProfile
 from edgedeploy.transport import Completed, Transport, open_transport
@@ -21,6 +23,8 @@ from edgedeploy.transport import Completed, Transport, open_transport
 PROBE_TIMEOUT_S = 60.0  # an emulated board takes most of it to start Python
 COMMAND_TIMEOUT_S = 60.0
 MAX_REPORT_BYTES = 256 << 20
+# A command is one argument of the shell that an SSH server starts, and Linux takes 128 KiB of one.
+MAX_INLINE_BYTES = 64 << 10
 
 # Renames a file that was sent only after its digest was checked where it lies, and makes both last.
 _INSTALL = """
@@ -66,20 +70,26 @@ class Board:
         _, digest = agent_bundle()
         if not self._has_agent:
             self._install_agent()
-        token = secrets.token_hex(8)
-        job, report = self.path("tmp", f"{token}-job.json"), self.path("tmp", f"{token}-report.json")
         document = {"schema": SCHEMA, "root": self.root, "operations": list(operations)}
-        agent = self.path("agents", f"{digest}.pyz")
+        content = json.dumps(document, allow_nan=False).encode()
+        token, inline = secrets.token_hex(16), pack_job(content)
+        # Standard input stays open and silent, and is how the agent learns that the link is gone.
+        command = [self.python, self.path("agents", f"{digest}.pyz"), "--tethered", "--reply", token]
+        job = None if len(inline) <= MAX_INLINE_BYTES else self.path("tmp", f"{token}-job.json")
         try:
-            self._put_bytes(json.dumps(document, allow_nan=False).encode(), job)
-            completed = self.transport.run(
-                [self.python, agent, "--tethered", job, report], timeout_s=timeout_s, check=False, tethered=True
-            )
-            if completed.exit_code != 0:
-                raise AgentError(f"{self.name}: the agent left no report: it {_end(completed)}.")
-            content = self._fetch(report)
+            if job is not None:
+                self._put_bytes(content, job)
+            given = ["--inline", inline] if job is None else [job]
+            completed = self.transport.run([*command, *given], timeout_s=timeout_s, check=False, tethered=True)
         finally:
-            self.remove([job, report])
+            if job is not None:
+                self.remove([job])
+        if completed.exit_code != 0:
+            raise AgentError(f"{self.name}: the agent left no report: it {_end(completed)}.")
+        try:
+            content = find_frame(completed.stdout, token, MAX_REPORT_BYTES)
+        except ValueError as error:
+            raise AgentError(f"{self.name}: the agent's report cannot be read: {error}.") from error
         return _checked(self.name, content, operations, digest)
 
     def result(self, report: Mapping[str, Any], index: int) -> dict[str, Any]:
@@ -120,12 +130,6 @@ class Board:
             file.flush()
             self.transport.put(Path(file.name), destination, timeout_s=transfer_timeout_s(len(content)))
 
-    def _fetch(self, path: str) -> bytes:
-        with tempfile.TemporaryDirectory(prefix="edgedeploy-") as folder:
-            local = Path(folder) / "report.json"
-            self.transport.get(path, local, timeout_s=transfer_timeout_s(MAX_REPORT_BYTES), max_bytes=MAX_REPORT_BYTES)
-            return local.read_bytes()
-
 
 @contextmanager
 def open_board(device: Device, profile: DeviceProfile, base: Path) -> Iterator[Board]:
@@ -133,11 +137,13 @@ def open_board(device: Device, profile: DeviceProfile, base: Path) -> Iterator[B
 
     Paths in `device` are relative to `base`. Raises PlanError, TransportError or BoardError.
     """
+    if not device.root.isprintable():
+        raise PlanError(f"{device.name}: root = {device.root!r} holds a character that no line can show; leave it out.")
     python = device.python or (sys.executable if device.address == "local:" else "python3")
     with open_transport(device, base) as transport:
         command = probe_command(device.root, python, agent_bundle()[1])
         probed = transport.run(command, timeout_s=PROBE_TIMEOUT_S, check=False)
-        facts = parse_probe(probed.stdout.decode("utf-8", "surrogateescape"))
+        facts = parse_probe(plain(probed.stdout.decode("utf-8", "surrogateescape")))
         check_facts(facts, device, profile, python)
         yield Board(transport, facts, facts.python or python)
 
@@ -155,19 +161,19 @@ def _end(completed: Completed) -> str:
         how = "was killed by a signal" if code < 0 else f"was killed by signal {code - 128}"
     else:
         how = f"ended with exit code {code}"
-    last = completed.stderr.decode("utf-8", "replace").strip().rpartition("\n")[2][:300]
+    last = plain(completed.stderr.decode("utf-8", "replace")).strip().rpartition("\n")[2][:300]
     return f"{how}; its last words: {last}" if last else how
 
 
 def _checked(board: str, content: bytes, operations: Sequence[Mapping[str, Any]], digest: str) -> dict[str, Any]:
     try:
-        report = json.loads(content)
+        report = plain_document(json.loads(content))
         check_report(report)
     except (ValueError, RecursionError, MalformedDocument) as error:
         raise AgentError(f"{board}: the agent's report cannot be read: {error}.") from error
     asked, answered = [each["op"] for each in operations], [each["op"] for each in report["results"]]
     if asked != answered:
-        raise AgentError(f"{board}: the agent was asked for {asked} but its report answers {answered}.")
+        raise AgentError(f"{board}: the agent was asked for {asked} but its report answers {answered!r:.200}.")
     if report["agent_sha256"] != digest:
         raise AgentError(
             f"{board}: another agent answered ({report['agent_sha256'][:12]} instead of {digest[:12]}); run again."

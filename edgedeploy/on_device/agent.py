@@ -6,6 +6,7 @@ import argparse
 import contextlib
 import glob
 import hashlib
+import json
 import os
 import shutil
 import signal
@@ -21,6 +22,7 @@ from .facts import board_facts, board_summary
 from .lock import Locked, board_lock
 from .measuring import Measurement
 from .objects import admit, inventory
+from .reply import frame, take_output, unpack_job, write_all
 from .runtimes import RUNTIMES
 from .schema import SCHEMA, MalformedDocument, check_envelope, check_operation
 
@@ -47,24 +49,29 @@ def main(arguments: list[str] | None = None) -> int:
     is 128 plus the signal's number.
     """
     parser = argparse.ArgumentParser(prog="edgedeploy-agent", description="Do a job on this board.")
-    parser.add_argument("job", help="the JSON document that says what to do")
-    parser.add_argument("report", help="where to write what came out")
+    parser.add_argument("job", nargs="?", help="the JSON document that says what to do")
+    parser.add_argument("report", nargs="?", help="where to write what came out")
+    parser.add_argument("--inline", help="the job itself, packed, in place of a file")
+    parser.add_argument("--reply", metavar="TOKEN", help="send what came out to standard output, framed, not to a file")
     parser.add_argument("--tethered", action="store_true", help="stop when standard input ends")
     options = parser.parse_args(arguments)
+    if (options.job is None) == (options.inline is None) or (options.report is None) == (options.reply is None):
+        parser.error("give a job or --inline, and a report or --reply")
+    output = take_output() if options.reply else -1
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         signal.signal(number, _stop)
     try:
         if options.tethered:
             threading.Thread(target=_stop_at_end_of_input, name="tether", daemon=True).start()
-        return _run(options.job, options.report)
+        return _run(options, output)
     except Stopped as stopped:
         return 128 + stopped.signal_number
 
 
-def _run(job_path: str, report_path: str) -> int:
+def _run(options: argparse.Namespace, output: int) -> int:
     started_unix_ns = time.time_ns()
     try:
-        job = read_json(job_path)
+        job = read_json(options.job) if options.inline is None else unpack_job(options.inline)
         check_envelope(job)
     except (OSError, ValueError) as error:
         print(f"edgedeploy-agent: the job cannot be used: {error}", file=sys.stderr)  # noqa: T201
@@ -81,7 +88,11 @@ def _run(job_path: str, report_path: str) -> int:
         "results": results,
     }
     try:
-        write_json(report_path, report)
+        if options.reply is None:
+            write_json(options.report, report)
+        else:
+            content = json.dumps(report, allow_nan=False, default=list).encode()
+            write_all(output, frame(content, options.reply))
     except OSError as error:
         print(f"edgedeploy-agent: the report cannot be written: {error}", file=sys.stderr)  # noqa: T201
         return 1

@@ -1,4 +1,4 @@
-"""Why a file cannot be run here, in the two kinds that callers treat differently."""
+"""Why a file cannot be run here, in the kinds that callers treat differently."""
 
 from __future__ import annotations
 
@@ -9,6 +9,10 @@ class RuntimeUnavailable(Exception):
     def __init__(self, name: str, reason: str = "") -> None:
         super().__init__("no runtime here can be imported: " + name + (" (" + reason + ")" if reason else ""))
         self.name = name
+
+
+class Refused(Exception):
+    """A file is not what it is said to be."""
 
 
 class UnsupportedModel(Exception):

@@ -8,13 +8,13 @@ import stat
 from typing import Any
 
 from .documents import sync_folder
+from .failures import Refused
 from .lock import Locked, board_lock
+from .uploads import assemble, gather, kept_path, remove, uploads_of
+
+__all__ = ["Refused", "admit", "inventory", "object_path", "space", "verify"]
 
 _CHUNK_BYTES = 1 << 20
-
-
-class Refused(Exception):
-    """A file is not what it is said to be."""
 
 
 def object_path(root: str, sha256: str) -> str:
@@ -48,18 +48,40 @@ def verify(path: str, sha256: str, size_bytes: int | None = None) -> None:
 
 
 def inventory(operation: dict[str, Any], root: str) -> dict[str, Any]:
-    """Say which of the objects are here and whole; a corrupt one is removed, so that it will be sent again."""
-    states = {sha256: _state(root, sha256, size) for sha256, size in sorted(operation["objects"].items())}
+    """Say which of the objects are here and whole, and how much of the others an earlier push has left.
+
+    A corrupt one is removed, so that it will be sent again.
+    """
+    objects = operation["objects"]
+    states = {sha256: _state(root, sha256, size) for sha256, size in sorted(objects.items())}
     present = [sha256 for sha256, state in states.items() if state == "present"]
     corrupt = [sha256 for sha256, state in states.items() if state == "corrupt"]
-    if corrupt:
+    uploads = uploads_of(root)
+    left = [sha256 for sha256 in states.keys() - set(present) if _left(root, sha256, uploads)]
+    partial = {}
+    if corrupt or left:
         try:
             with board_lock(root):
                 for sha256 in corrupt:
-                    _remove(object_path(root, sha256))
+                    remove(object_path(root, sha256))
+                for sha256 in sorted(left):
+                    partial[sha256] = _gathered(root, sha256, objects[sha256], uploads.get(sha256, []))
         except Locked:
             pass  # absent from the answer all the same; admitting a good copy replaces it
-    return dict(space(root), op="inventory", present=present)
+    partial = {sha256: marks for sha256, marks in partial.items() if marks}
+    return dict(space(root), op="inventory", present=present, partial=partial)
+
+
+def _left(root: str, sha256: str, uploads: dict[str, list[tuple[int, str]]]) -> bool:
+    return sha256 in uploads or os.path.lexists(kept_path(root, sha256))
+
+
+def _gathered(root: str, sha256: str, size_bytes: int, uploads: list[tuple[int, str]]) -> list[dict[str, Any]]:
+    try:
+        return gather(root, sha256, size_bytes, uploads)
+    except OSError:  # such as a full disk, which is not to stay so on account of leftovers
+        remove(kept_path(root, sha256))
+        return []
 
 
 def admit(operation: dict[str, Any], root: str) -> dict[str, Any]:
@@ -69,24 +91,44 @@ def admit(operation: dict[str, Any], root: str) -> dict[str, Any]:
     folder = os.path.join(root, "objects", "sha256")
     os.makedirs(folder, exist_ok=True)
     with board_lock(root):
+        uploads = uploads_of(root)
         for entry in operation["objects"]:
-            sha256 = entry["sha256"]
-            temporary = os.path.join(root, entry["temporary"])
             try:
-                verify(temporary, sha256, entry["size_bytes"])
-            except FileNotFoundError:
-                refused.append({"sha256": sha256, "reason": f"{entry['temporary']} is not there"})
-                continue
+                _admit(root, entry)
             except Refused as error:
-                _remove(temporary)
-                refused.append({"sha256": sha256, "reason": f"{entry['temporary']}: {error}"})
+                refused.append({"sha256": entry["sha256"], "reason": str(error)})
                 continue
-            _sync(temporary)
-            os.chmod(temporary, 0o444)
-            os.replace(temporary, object_path(root, sha256))
-            admitted.append(sha256)
+            admitted.append(entry["sha256"])
+            for _, left in uploads.get(entry["sha256"], ()):
+                remove(left)
+        for entry in operation["objects"]:
+            if "temporary" in entry:
+                remove(os.path.join(root, entry["temporary"]))
         sync_folder(folder)
     return {"op": "admit", "admitted": admitted, "refused": refused}
+
+
+def _admit(root: str, entry: dict[str, Any]) -> None:
+    """Move one file among the objects. Raises Refused, OSError."""
+    sha256, size_bytes = entry["sha256"], entry["size_bytes"]
+    name = entry.get("temporary", "what was kept")
+    try:
+        path = assemble(root, entry)
+        verify(path, sha256, size_bytes)
+    except FileNotFoundError:
+        # Another push of the same object may have gathered what this one sent, or have brought it home already.
+        if _state(root, sha256, size_bytes) == "present":
+            return
+        raise Refused(f"{name} is not there") from None
+    except Refused as error:
+        if _state(root, sha256, size_bytes) == "present":
+            return
+        remove(kept_path(root, sha256))
+        raise Refused(f"{name}: {error}") from error
+    _sync(path)
+    os.chmod(path, 0o444)
+    os.replace(path, object_path(root, sha256))
+    remove(kept_path(root, sha256))
 
 
 def space(root: str) -> dict[str, int]:
@@ -113,9 +155,3 @@ def _sync(path: str) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
-
-
-def _remove(path: str) -> None:
-    if os.path.isdir(path) and not os.path.islink(path):
-        return  # nobody of ours makes folders there
-    os.unlink(path)

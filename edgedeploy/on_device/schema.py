@@ -33,6 +33,7 @@ ERROR_KINDS = ("locked", "bad_job", "io", "no_runtime")
 FORMATS = ("onnx", "tflite")
 MAX_OBJECT_BYTES = 1 << 36
 MAX_CONTRACT_BYTES = 1 << 20
+MAX_MARKS = 64
 # A steady phase ends here even when its seconds are not over, so that a report fits into a small board's memory.
 MAX_RUNS = 1_000_000
 
@@ -134,8 +135,15 @@ _SWITCH = record(
 _OPERATIONS: dict[Any, dict[str, Check]] = {
     "facts": {},
     "inventory": {"objects": mapping(_size, sha256)},
+    # An object lies in an upload, from byte `skip` on, or its first `kept` bytes lie here already and the rest there.
     "admit": {
-        "objects": listing(record({"temporary": _temporary, "sha256": sha256, "size_bytes": _size}, closed=True))
+        "objects": listing(
+            record(
+                {"sha256": sha256, "size_bytes": _size},
+                {"temporary": _temporary, "skip": _size, "kept": _size},
+                closed=True,
+            )
+        )
     },
     "profile": {
         "mode": text,
@@ -246,7 +254,13 @@ _RESULTS: dict[Any, dict[str, Check]] = {
             }
         )
     },
-    "inventory": {"present": listing(sha256), "free_bytes": _count, "total_bytes": _count},
+    "inventory": {
+        "present": listing(sha256),
+        # What lies here of an object that never arrived whole: digests of its beginnings, the longest last.
+        "partial": mapping(listing(record({"bytes": _size, "sha256": sha256}), 1, MAX_MARKS), sha256),
+        "free_bytes": _count,
+        "total_bytes": _count,
+    },
     "admit": {
         "admitted": listing(sha256),
         "refused": listing(record({"sha256": sha256, "reason": text})),

@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 CHUNK_BYTES = 8 * 32_768  # eight of the largest writes that every SFTP server takes
+# More than any report takes; a command that writes without end is not to fill this machine's memory.
+MAX_STREAM_BYTES = 256 << 20
 PREFETCHED_READS = 64  # as many as OpenSSH's own sftp keeps under way
 CONNECT_ATTEMPTS = 3
 # Later than this a server is silent or far away, and would be so the next time.
@@ -92,10 +94,19 @@ class SshTransport:
             channel.exec_command(shlex.join(argv))
             if not tethered:
                 threading.Thread(target=_feed, args=(channel, stdin or b""), daemon=True).start()
+
+            def read(receive: Callable[[int], bytes]) -> bytes:
+                try:
+                    return _drain(receive)
+                except OverflowError:
+                    _close(channel)  # so that the other stream ends too
+                    limit = f"{MAX_STREAM_BYTES >> 20} MiB"
+                    raise TransferError(self.board, f"`{argv[0]}` wrote more than {limit} and was stopped.") from None
+
             errors = Future[bytes]()
-            threading.Thread(target=_carry, args=(errors, lambda: _drain(channel.recv_stderr)), daemon=True).start()
-            stdout = _drain(channel.recv)
-            stderr = errors.result()
+            threading.Thread(target=_carry, args=(errors, lambda: read(channel.recv_stderr)), daemon=True).start()
+            stdout = read(channel.recv)
+            stderr = errors.result()  # raises what went wrong there, where the other stream only ended
             return Completed(tuple(argv), channel.recv_exit_status(), stdout, stderr)
 
         def stop() -> None:
@@ -277,7 +288,11 @@ def _close(channel: paramiko.Channel | paramiko.SFTPClient) -> None:
 
 def _drain(receive: Callable[[int], bytes]) -> bytes:
     pieces = []
+    received = 0
     while piece := receive(1 << 16):
+        received += len(piece)
+        if received > MAX_STREAM_BYTES:
+            raise OverflowError
         pieces.append(piece)
     return b"".join(pieces)
 

@@ -5,7 +5,8 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ import pytest
 from edgedeploy.board import open_board
 from edgedeploy.board.bundle import agent_bundle
 from edgedeploy.errors import AgentError, BoardError, LeaseError, TransferError
+from edgedeploy.on_device.reply import find_frame, frame
 from edgedeploy.records import Device, DeviceProfile
 from edgedeploy.transport import Completed, Transport
 
@@ -126,22 +128,29 @@ def test_held_board_is_a_lease_error(device: Device, profile: DeviceProfile, roo
 
 
 class Spoiling:
-    """A transport that changes what comes back."""
+    """A transport to a board that lies: what the agent says is changed, and framed as the agent would."""
 
-    def __init__(self, transport: Transport, change: bytes | Mapping[str, object]) -> None:
-        self._transport, self._change = transport, change
+    def __init__(self, transport: Transport, change: bytes | Mapping[str, object], *, reframe: bool = True) -> None:
+        self._transport, self._change, self._reframe = transport, change, reframe
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._transport, name)
 
-    def get(self, source: str, destination: Path, **limits: Any) -> None:
-        self._transport.get(source, destination, **limits)
-        if isinstance(self._change, bytes):
-            destination.write_bytes(self._change)
-        else:
-            destination.write_text(json.dumps({**json.loads(destination.read_text()), **self._change}))
+    def run(self, argv: Sequence[str], **limits: Any) -> Completed:
+        done = self._transport.run(argv, **limits)
+        if "--reply" not in argv:
+            return done
+        token = argv[argv.index("--reply") + 1]
+        change = self._change
+        if not self._reframe:
+            assert isinstance(change, bytes)
+            return replace(done, stdout=change.replace(b"TOKEN", token.encode()))
+        if not isinstance(change, bytes):
+            change = json.dumps({**json.loads(find_frame(done.stdout, token, 1 << 20)), **change}).encode()
+        return replace(done, stdout=done.stdout.partition(b"\nedgedeploy-report")[0] + frame(change, token))
 
 
+@pytest.mark.fault
 @pytest.mark.parametrize(
     ("change", "complaint"),
     [
@@ -149,29 +158,92 @@ class Spoiling:
         (b"\xff\xfe", "cannot be read"),
         (b"[]", "cannot be read"),
         (b"[" * 100_000, "cannot be read"),
+        (b'{"schema": ' + b"9" * 10_000 + b"}", "cannot be read"),
         ({"schema": 99}, "cannot be read: report.schema"),
         ({"results": []}, r"was asked for \['inventory'\] but its report answers \[\]"),
+        ({"results": [{"op": "inventory", "present": ["../../etc/passwd"]}]}, "must be a SHA-256|lacks"),
+        (
+            {"results": [{"op": "inventory", "present": [], "partial": {}, "free_bytes": 1 << 80, "total_bytes": 1}]},
+            "free",
+        ),
+        ({"results": [{"op": "x" * 5000}]}, "cannot be read"),
         ({"agent_sha256": "0" * 64}, "another agent answered"),
+        ({"agent_sha256": "\x1b]0;owned\x07"}, "cannot be read"),
     ],
 )
 def test_report_that_cannot_be_used(
     root: Path, profile: DeviceProfile, change: bytes | Mapping[str, object], complaint: str
 ) -> None:
+    """A board that lies in its report is an AgentError of one printable sentence, whatever it says."""
     with open_board(Device("local-board", "here", "local:", root=str(root)), profile, Path()) as board:
         board.transport = Spoiling(board.transport, change)
-        with pytest.raises(AgentError, match=f"^local-board: .*{complaint}"):
+        with pytest.raises(AgentError, match=f"^local-board: .*({complaint})") as caught:
             board.run_job([EMPTY], timeout_s=60)
+    assert str(caught.value).isprintable()
+    assert len(str(caught.value)) < 1000
+
+
+GOOD = frame(b"{}", "TOKEN")
+
+
+@pytest.mark.fault
+@pytest.mark.parametrize(
+    ("output", "complaint"),
+    [
+        (b"", "there is none"),
+        (GOOD.replace(b"TOKEN", b"another"), "there is none"),
+        (GOOD[:-1], "it is cut short"),
+        (GOOD.replace(b"\n", b"")[:60] + b"\n", "there is none"),
+        (b"\nedgedeploy-report TOKEN " + b"0" * 64 + GOOD[GOOD.rindex(b" ") :], "it changed on the way"),
+        (GOOD[: GOOD.rindex(b" ") + 1] + b"AAAA\n", "it cannot be unpacked"),
+        (frame(bytes(300 << 20), "TOKEN"), "longer than 268435456 bytes"),
+    ],
+)
+def test_frame_that_cannot_be_used(root: Path, profile: DeviceProfile, output: bytes, complaint: str) -> None:
+    """A report that is absent, of another job, cut short, changed or far too large is an AgentError that says so."""
+    with open_board(Device("local-board", "here", "local:", root=str(root)), profile, Path()) as board:
+        board.transport = Spoiling(board.transport, output, reframe=False)
+        with pytest.raises(AgentError, match=f"^local-board: the agent's report cannot be read: .*{complaint}"):
+            board.run_job([EMPTY], timeout_s=60)
+
+
+@pytest.mark.fault
+def test_control_characters_of_a_board_do_not_reach_the_terminal(root: Path, profile: DeviceProfile) -> None:
+    """Escape sequences in an error that a board reports arrive as replacement characters."""
+    error = {"op": "inventory", "error": {"kind": "io", "message": "\x1b[2J\x07\u202egone"}}
+    with open_board(Device("local-board", "here", "local:", root=str(root)), profile, Path()) as board:
+        board.transport = Spoiling(board.transport, {"results": [error]})
+        report = board.run_job([EMPTY], timeout_s=60)
+        with pytest.raises(BoardError, match="gone") as caught:
+            board.result(report, 0)
+    assert str(caught.value).isprintable()
+
+
+@pytest.mark.fault
+def test_litter_on_standard_output_does_not_hide_the_report(root: Path, profile: DeviceProfile) -> None:
+    """A login banner before the report and what libraries write after it are passed over."""
+    with open_board(Device("local-board", "here", "local:", root=str(root)), profile, Path()) as board:
+        report = board.run_job([EMPTY], timeout_s=60)
+        litter = b"Welcome!\nedgedeploy-report of yesterday\n\x00\xff" + frame(json.dumps(report).encode(), "TOKEN")
+        board.transport = Spoiling(board.transport, litter + b"INFO: freed\n", reframe=False)
+        assert board.run_job([EMPTY], timeout_s=60)["results"] == report["results"]
 
 
 def test_job_takes_few_round_trips(device: Device, profile: DeviceProfile, monkeypatch: pytest.MonkeyPatch) -> None:
     calls: list[str] = []
+    many = {"op": "inventory", "objects": {f"{number:064x}": number for number in range(4000)}}
     with open_board(device, profile, Path()) as board:
         board.run_job([EMPTY], timeout_s=60)
         transport = type(board.transport)
         for name in ("run", "put", "get"):
             monkeypatch.setattr(transport, name, counted(calls, name, getattr(transport, name)))
         board.run_job([EMPTY], timeout_s=60)
-    assert calls == ["put", "run", "get", "run"]
+        assert calls == ["run"]
+        calls.clear()
+        monkeypatch.setattr("edgedeploy.board.session.MAX_INLINE_BYTES", 10_000)
+        board.run_job([many], timeout_s=60)
+    assert calls == ["put", "run", "run"], "a large job is a file, which is removed again"
+    assert tidy(Path(device.root))
 
 
 def counted(calls: list[str], name: str, real: Any) -> Any:

@@ -62,7 +62,7 @@ REPORT: dict[str, Any] = {
     "started_unix_ns": 1,
     "finished_unix_ns": 2,
     "results": [
-        {"op": "inventory", "present": [SHA], "free_bytes": 1, "total_bytes": 2},
+        {"op": "inventory", "present": [SHA], "partial": {}, "free_bytes": 1, "total_bytes": 2},
         {"op": "admit", "error": {"kind": "locked", "message": "process 1 holds it"}},
         {
             "op": "profile",
