@@ -174,24 +174,23 @@ def _sshd_config(server: LoopbackServer, environment: Mapping[str, str], setting
     def quoted(text: object) -> str:
         return '"' + str(text).replace("\\", "\\\\").replace('"', '\\"') + '"'
 
-    own = [
-        ("ListenAddress", server.host),
-        ("Port", server.port),
-        ("HostKey", quoted(server.folder / "host_key")),
-        ("AuthorizedKeysFile", quoted(server.folder / "authorized_keys")),
-        ("PidFile", "none"),
-        ("StrictModes", "no"),  # temporary folders may be writable by others
-        ("UsePAM", "no"),
-        ("UseDNS", "no"),
-        ("PasswordAuthentication", "no"),
-        ("KbdInteractiveAuthentication", "no"),
-        ("PermitRootLogin", "prohibit-password"),
-        ("MaxStartups", 100),
-        ("PrintMotd", "no"),
-        ("Subsystem", "sftp internal-sftp"),  # the sftp-server program lies elsewhere on every system
-    ]
-    # of two lines with one key the first counts
-    lines = [f"{key} {value}" for key, value in [*settings.items(), *own]]
+    own = {
+        "ListenAddress": server.host,
+        "Port": server.port,
+        "HostKey": quoted(server.folder / "host_key"),
+        "AuthorizedKeysFile": quoted(server.folder / "authorized_keys"),
+        "PidFile": "none",
+        "StrictModes": "no",  # temporary folders may be writable by others
+        "UsePAM": "no",
+        "UseDNS": "no",
+        "PasswordAuthentication": "no",
+        "KbdInteractiveAuthentication": "no",
+        "PermitRootLogin": "prohibit-password",
+        "MaxStartups": 100,
+        "PrintMotd": "no",
+        "Subsystem": "sftp internal-sftp",  # the sftp-server program lies elsewhere on every system
+    }
+    lines = [f"{key} {value}" for key, value in {**own, **settings}.items()]
     # only the first SetEnv counts; SHLVL keeps bash from reading the account's own .bashrc for every command
     variables = {"SHLVL": "1", **environment}
     lines.append("SetEnv " + " ".join(quoted(f"{name}={value}") for name, value in variables.items()))

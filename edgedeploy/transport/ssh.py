@@ -261,14 +261,15 @@ class SshTransport:
             self._link.close()
 
     def _failure_text(self, what: str, error: Exception) -> str:
-        if self._link is not None and not self._link.alive:
+        # an end of file is what a channel says first, and its connection a moment later
+        if self._link is not None and (self._link.ended() if isinstance(error, EOFError) else not self._link.alive):
             return f"the link was lost during {what}."
         if isinstance(error, OSError):
             reason = error.strerror or str(error) or type(error).__name__
             if reason == "Failure":  # all that SFTP has to say of a full disk
                 reason = "the board gives no reason; its disk may be full"
             return f"{what} failed: {reason}."
-        return f"{what} failed: {error or type(error).__name__}."
+        return f"{what} failed: {str(error) or type(error).__name__}."
 
 
 def _carry(future: Future[T], work: Callable[[], T]) -> None:

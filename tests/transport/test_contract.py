@@ -41,7 +41,9 @@ def test_missing_program_is_a_finding_not_a_broken_link(board: Transport) -> Non
     assert board.run(["/no/such/program"], timeout_s=20, check=False).exit_code == 127
 
 
+@pytest.mark.fault
 def test_killed_command_does_not_look_well(board: Transport) -> None:
+    """A command that a signal killed is never taken for one that succeeded."""
     done = board.run(["sh", "-c", "kill -KILL $$"], timeout_s=20, check=False)
     assert done.exit_code in (137, -1)
     with pytest.raises(CommandFailed):
@@ -62,7 +64,9 @@ def test_input_that_nobody_reads_is_no_error(board: Transport) -> None:
     assert board.run(["true"], timeout_s=30, stdin=bytes(3 << 20)).exit_code == 0
 
 
+@pytest.mark.fault
 def test_much_on_both_streams_does_not_deadlock(board: Transport) -> None:
+    """A command that writes 10 MiB to each stream at once is read to its end."""
     done = board.run([sys.executable, "-c", FLOOD], timeout_s=60)
     assert (len(done.stdout), len(done.stderr)) == (10 << 20, 10 << 20)
 
@@ -86,7 +90,9 @@ def test_arguments_arrive_as_they_are(board: Transport, argument: str) -> None:
     assert board.run([sys.executable, "-c", echo, argument], timeout_s=20).stdout == argument.encode()
 
 
+@pytest.mark.fault
 def test_deadline_ends_a_command(board: Transport) -> None:
+    """A command that never ends is given up at its deadline, and the link serves the next one."""
     started = time.monotonic()
     with pytest.raises(TransportTimeout, match=r"^board: `sleep` did not end within 0\.5 s"):
         board.run(["sleep", "30"], timeout_s=0.5)
@@ -160,13 +166,17 @@ def test_get_refuses_more_than_was_asked_for(board: Transport, remote: Path, tmp
     assert not (tmp_path / "back").exists()
 
 
+@pytest.mark.fault
 def test_get_of_an_endless_file_ends(board: Transport, tmp_path: Path) -> None:
+    """A file without end is refused, and no part of it stays here."""
     with pytest.raises(TransferError):
         board.get("/dev/zero", tmp_path / "back", timeout_s=30, max_bytes=100_000)
     assert not (tmp_path / "back").exists()
 
 
+@pytest.mark.fault
 def test_ctrl_c_stops_a_command_and_frees_the_board(board: Transport) -> None:
+    """Ctrl-C ends a command soon, and the link serves the next one."""
     threading.Timer(0.5, os.kill, (os.getpid(), signal.SIGINT)).start()
     started = time.monotonic()
     with pytest.raises(KeyboardInterrupt):
@@ -175,7 +185,9 @@ def test_ctrl_c_stops_a_command_and_frees_the_board(board: Transport) -> None:
     assert board.run(["echo", "again"], timeout_s=20).stdout == b"again\n"
 
 
+@pytest.mark.fault
 def test_ctrl_c_stops_a_transfer(board: Transport, remote: Path, tmp_path: Path) -> None:
+    """Ctrl-C ends a transfer, and the link serves the next command."""
     (tmp_path / "source").write_bytes(bytes(8 << 20))
 
     def interrupt(_: int) -> None:

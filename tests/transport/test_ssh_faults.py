@@ -38,7 +38,9 @@ def listener() -> Iterator[int]:
         yield server.getsockname()[1]
 
 
+@pytest.mark.fault
 def test_nobody_listens(server: LoopbackServer) -> None:
+    """An address where nobody listens is a ConnectError soon, after a few tries."""
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         port = taken.getsockname()[1]
@@ -52,7 +54,9 @@ def test_nobody_listens(server: LoopbackServer) -> None:
             pass
 
 
+@pytest.mark.fault
 def test_name_is_unknown() -> None:
+    """A name that no resolver knows is a ConnectError that says so."""
     with (
         pytest.raises(ConnectError, match=r"the name 'no-such-board\.invalid' is not known"),
         SshTransport("board", Address("ssh", "no-such-board.invalid"), None, QUICK),
@@ -60,7 +64,9 @@ def test_name_is_unknown() -> None:
         pass
 
 
+@pytest.mark.fault
 def test_server_that_never_says_who_it_is(server: LoopbackServer) -> None:
+    """A server that takes the connection and stays silent is given up within the deadline of the handshake."""
     with (
         listener() as port,
         soon(20),
@@ -70,7 +76,9 @@ def test_server_that_never_says_who_it_is(server: LoopbackServer) -> None:
         pass
 
 
+@pytest.mark.fault
 def test_wrong_user_names_user_and_key(server: LoopbackServer) -> None:
+    """A user that the board does not know is an AuthError that names user and key."""
     with (
         pytest.raises(
             AuthError, match=r"refuses the user nobody-here with every key tried \(.*client_key\).*ssh-copy-id"
@@ -80,7 +88,9 @@ def test_wrong_user_names_user_and_key(server: LoopbackServer) -> None:
         pass
 
 
+@pytest.mark.fault
 def test_wrong_key(server: LoopbackServer, tmp_path: Path) -> None:
+    """A key that the board does not take is an AuthError that names it."""
     make_key(tmp_path / "other_key")
     with (
         pytest.raises(AuthError, match=r"every key tried \(.*other_key\)"),
@@ -89,7 +99,9 @@ def test_wrong_key(server: LoopbackServer, tmp_path: Path) -> None:
         pass
 
 
+@pytest.mark.fault
 def test_key_file_that_is_missing_and_one_that_is_none(server: LoopbackServer, tmp_path: Path) -> None:
+    """A key file that is missing or no key is named in the AuthError."""
     with (
         pytest.raises(AuthError, match=r"none: neither .*absent_key"),
         transport_to(server, client_config(server, IdentityFile=str(tmp_path / "absent_key"), IdentityAgent="none")),
@@ -103,7 +115,9 @@ def test_key_file_that_is_missing_and_one_that_is_none(server: LoopbackServer, t
         pass
 
 
+@pytest.mark.fault
 def test_key_with_a_passphrase_says_ssh_add(server: LoopbackServer, tmp_path: Path) -> None:
+    """A key under a passphrase is an AuthError that says how to unlock it, and never a prompt."""
     from cryptography.hazmat.primitives import serialization
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
@@ -155,7 +169,9 @@ def test_agent_lends_its_keys(server: LoopbackServer, tmp_path: Path, monkeypatc
         agent.wait()
 
 
+@pytest.mark.fault
 def test_unknown_host_key_tells_its_fingerprint(server: LoopbackServer, tmp_path: Path) -> None:
+    """A host that is not known is refused whatever ssh_config says, and nothing is added to known_hosts."""
     (tmp_path / "empty").touch()
     fingerprint = subprocess.run(
         ["ssh-keygen", "-lf", server.folder / "host_key.pub"], capture_output=True, text=True, check=True
@@ -173,7 +189,9 @@ def test_unknown_host_key_tells_its_fingerprint(server: LoopbackServer, tmp_path
     assert (tmp_path / "empty").read_text() == ""
 
 
+@pytest.mark.fault
 def test_changed_host_key_is_a_hard_stop(server: LoopbackServer, tmp_path: Path) -> None:
+    """A host key that has changed stops everything before the login."""
     known = impostor(server, tmp_path)
     with (
         pytest.raises(HostKeyError, match=r"HAS CHANGED: it shows SHA256:\S+ .* has SHA256:\S+ .*ssh-keygen -f .* -R"),
@@ -182,7 +200,9 @@ def test_changed_host_key_is_a_hard_stop(server: LoopbackServer, tmp_path: Path)
         pass
 
 
+@pytest.mark.fault
 def test_changed_host_key_behind_a_jump_host_and_of_one(server: LoopbackServer, tmp_path: Path) -> None:
+    """A changed host key stops everything behind a jump host too, and where it is the jump host's."""
     known = impostor(server, tmp_path)
     good, bad = server.known_hosts, known
     for jump_knows, board_knows in ((good, bad), (bad, good)):
@@ -206,7 +226,9 @@ def test_jump_over_two_hosts(server: LoopbackServer) -> None:
         assert board.run(["echo", "very far"], timeout_s=10).stdout == b"very far\n"
 
 
+@pytest.mark.fault
 def test_jump_host_that_cannot_reach_the_board(server: LoopbackServer) -> None:
+    """A jump host that cannot reach the board is told from one that cannot be reached."""
     config = jumping_config(server, server.known_hosts, server.known_hosts)
     config = config.replace(f"Port {server.port}", "Port 1", 1)
     with pytest.raises(ConnectError, match="the jump host cannot reach 127"), transport_to(server, config):
@@ -232,12 +254,16 @@ def test_proxy_command_carries_the_connection(server: LoopbackServer) -> None:
         assert board.run(["echo", "proxied"], timeout_s=10).stdout == b"proxied\n"
 
 
+@pytest.mark.fault
 def test_proxy_command_that_fails(server: LoopbackServer) -> None:
+    """A proxy command that ends at once is a ConnectError soon."""
     with soon(20), pytest.raises(ConnectError), transport_to(server, client_config(server, ProxyCommand="false")):
         pass
 
 
+@pytest.mark.fault
 def test_cut_cable_ends_a_put_within_its_deadline(server: LoopbackServer, tmp_path: Path) -> None:
+    """A cable cut in the middle of a transfer ends it after the limit of silence, not after that of the transfer."""
     (tmp_path / "source").write_bytes(bytes(24 << 20))
     with Cable(server.port).plugged() as cable, transport_to(server, through(server, cable)) as board:
         cable.cut_after(2 << 20)
@@ -247,7 +273,9 @@ def test_cut_cable_ends_a_put_within_its_deadline(server: LoopbackServer, tmp_pa
             board.run(["true"], timeout_s=5)
 
 
+@pytest.mark.fault
 def test_cut_cable_ends_a_command(server: LoopbackServer) -> None:
+    """A cable cut under a command ends it after the limit of silence."""
     with Cable(server.port).plugged() as cable, transport_to(server, through(server, cable)) as board:
         threading.Timer(0.5, cable.cut).start()
         with soon(9), pytest.raises(TransportTimeout, match="nothing was heard for 2 s during `sleep`"):
@@ -267,7 +295,9 @@ def kill_sessions(server: LoopbackServer) -> None:
             process.kill()
 
 
+@pytest.mark.fault
 def test_server_killed_during_a_transfer(tmp_path: Path) -> None:
+    """An sshd killed in the middle of a transfer is a TransferError at once."""
     (tmp_path / "source").write_bytes(bytes(64 << 20))
     with (
         loopback_ssh(tmp_path / "server") as server,
@@ -278,22 +308,28 @@ def test_server_killed_during_a_transfer(tmp_path: Path) -> None:
         board.put(tmp_path / "source", "/dev/null", timeout_s=60, progress=lambda _: kill_sessions(server))
 
 
+@pytest.mark.fault
 def test_server_killed_during_a_command(tmp_path: Path) -> None:
+    """An sshd killed under a command is a ConnectError at once."""
     with loopback_ssh(tmp_path / "server") as server, transport_to(server) as board:
         threading.Timer(0.5, kill_sessions, [server]).start()
         with soon(10), pytest.raises(ConnectError, match="link was lost"):
             board.run(["sleep", "20"], timeout_s=30)
 
 
+@pytest.mark.fault
 @pytest.mark.parametrize("fault", ["failure", "late failure", "close"])
 def test_board_that_cannot_write(tmp_path: Path, fault: str) -> None:
+    """A disk that fills up at any write, the last one too, or a session that ends is a TransferError at once."""
     (tmp_path / "source").write_bytes(bytes(3 << 20))
     with odd_sftp(tmp_path, fault) as transport, transport as board, soon(10), pytest.raises(TransferError) as caught:
         board.put(tmp_path / "source", "/part", timeout_s=30)
     assert ("link was lost" if fault == "close" else "its disk may be full") in str(caught.value)
 
 
+@pytest.mark.fault
 def test_server_without_sftp(tmp_path: Path) -> None:
+    """A server without SFTP is a TransferError that says what to install."""
     (tmp_path / "source").write_bytes(b"x")
     with (
         odd_sftp(tmp_path, "none") as transport,
