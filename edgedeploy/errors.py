@@ -22,8 +22,22 @@
 A message is one sentence that says what went wrong, where, and how to mend it.
 """
 
+from __future__ import annotations
+
 from collections.abc import Sequence
+from dataclasses import dataclass
 from enum import IntEnum
+from pathlib import Path
+
+
+@dataclass(frozen=True, slots=True)
+class OfferedKey:
+    """The host key of a server that is not known yet: its name in known_hosts files, and the file for its line."""
+
+    name: str
+    key_type: str
+    blob: bytes
+    file: Path
 
 
 class ExitCode(IntEnum):
@@ -88,7 +102,11 @@ class AuthError(TransportError):
 
 
 class HostKeyError(TransportError):
-    """The board's host key is unknown or has changed."""
+    """The board's host key is unknown or has changed. `offered` is the key that may be enrolled, if any."""
+
+    def __init__(self, board: str, message: str, offered: OfferedKey | None = None) -> None:
+        super().__init__(board, message)
+        self.offered = offered
 
 
 class TransferError(TransportError):

@@ -98,14 +98,15 @@ def push(
     progress: Progress = SILENT,
     *,
     dry_run: bool = False,
+    jobs: int | None = None,
 ) -> list[Visited[Visit]]:
-    """Send variants to boards; what is there already is not sent again."""
+    """Send variants to boards, to `jobs` at a time; what is there already is not sent again."""
     chosen = project.variants(variants)
 
     def action(device: Device) -> Visit:
         return visit(project, device, chosen, progress, dry_run=dry_run)
 
-    return run_over(project.devices(devices), action)
+    return run_over(project.devices(devices), action, workers=jobs)
 
 
 def profile(
@@ -117,6 +118,7 @@ def profile(
     accelerator: str | None = None,
     *,
     afresh: bool = False,
+    jobs: int | None = None,
 ) -> list[Visited[Visit]]:
     """Push what the boards lack and measure what was not yet measured in this way; `afresh` measures all again.
 
@@ -129,7 +131,7 @@ def profile(
     def action(device: Device) -> Visit:
         return visit(project, device, chosen, progress, measure=wanted[device.name])
 
-    return run_over(boards, action)
+    return run_over(boards, action, workers=jobs)
 
 
 def select(project: Project, devices: Sequence[str] = (), accelerator: str | None = None) -> list[Choice]:
@@ -200,11 +202,11 @@ def layers(project: Project, name: str, progress: Progress = SILENT) -> LayerErr
     return again.layer_errors(project.plan, project.store, variant, progress.step)
 
 
-def probe(project: Project, devices: Sequence[str] = ()) -> list[Visited[BoardFacts]]:
-    """Ask boards what they are."""
+def probe(project: Project, devices: Sequence[str] = (), *, jobs: int | None = None) -> list[Visited[BoardFacts]]:
+    """Ask boards what they are, `jobs` at a time."""
 
     def action(device: Device) -> BoardFacts:
         with open_board(device, project.profile(device), project.folder) as board:
             return board.facts
 
-    return run_over(project.devices(devices), action)
+    return run_over(project.devices(devices), action, workers=jobs)

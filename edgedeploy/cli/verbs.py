@@ -7,6 +7,8 @@ from typing import Annotated, Literal
 
 import typer
 
+from edgedeploy.cli import devices
+from edgedeploy.cli.options import Devices, Folder, Jobs, Json
 from edgedeploy.errors import ExitCode
 
 app = typer.Typer(
@@ -17,13 +19,7 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 
-Folder = Annotated[
-    Path, typer.Option("--project", "-C", help="The folder with edgedeploy.toml.", show_default="this one")
-]
-Json = Annotated[bool, typer.Option("--json", help="Print the records as JSON and nothing else on stdout.")]
-Devices = Annotated[
-    list[str], typer.Option("--device", "-d", metavar="NAME", help="A device of fleet.toml; repeat it for several.")
-]
+app.add_typer(devices.app, name="devices")
 Variants = Annotated[
     list[str], typer.Option("--variant", metavar="NAME", help="A variant's name or the start of its id; repeatable.")
 ]
@@ -121,6 +117,7 @@ def push(
     device: Devices = [],  # noqa: B006 - typer reads it, nobody writes it
     variant: Variants = [],  # noqa: B006
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be sent, and send no variant.")] = False,
+    jobs: Jobs = None,
     as_json: Json = False,
 ) -> None:
     """Send to boards the variants that they lack.
@@ -132,7 +129,7 @@ def push(
     from edgedeploy.project import Project
 
     with output.progress() as progress:
-        visits = pipeline.push(Project(project), device, variant, progress, dry_run=dry_run)
+        visits = pipeline.push(Project(project), device, variant, progress, dry_run=dry_run, jobs=jobs)
     raise typer.Exit(output.pushed(visits, dry_run=dry_run, as_json=as_json))
 
 
@@ -144,6 +141,7 @@ def profile(
     mode: Mode = None,
     accelerator: Accelerator = None,
     afresh: Afresh = False,
+    jobs: Jobs = None,
     as_json: Json = False,
 ) -> None:
     """Measure variants on the boards themselves.
@@ -155,7 +153,9 @@ def profile(
     from edgedeploy.project import Project
 
     with output.progress() as progress:
-        visits = pipeline.profile(Project(project), device, variant, progress, mode, accelerator, afresh=afresh)
+        visits = pipeline.profile(
+            Project(project), device, variant, progress, mode, accelerator, afresh=afresh, jobs=jobs
+        )
     raise typer.Exit(output.profiled(visits, as_json=as_json))
 
 
@@ -201,21 +201,6 @@ def run(
         done = pipeline.run(opened, progress, mode, accelerator, afresh=afresh)
     output.ran(done, as_json=as_json)
     raise typer.Exit(done.exit_code)
-
-
-@app.command()
-def devices(
-    project: Folder = Path(),
-    probe: Annotated[bool, typer.Option("--probe", help="Ask each board what it is.")] = False,
-    as_json: Json = False,
-) -> None:
-    """List the boards of the fleet."""
-    from edgedeploy import pipeline
-    from edgedeploy.cli import output
-    from edgedeploy.project import Project
-
-    opened = Project(project)
-    raise typer.Exit(output.listed(opened.fleet, pipeline.probe(opened) if probe else [], as_json=as_json))
 
 
 @app.command()

@@ -36,8 +36,10 @@ def worst_exit_code(visits: Iterable[Visited[Any]]) -> ExitCode:
     return max((visited.error.exit_code for visited in visits if visited.error is not None), default=ExitCode.DONE)
 
 
-def run_over(devices: Sequence[Device], action: Callable[[Device], T], *, workers: int = WORKERS) -> list[Visited[T]]:
-    """Do `action` on every device, at most `workers` at a time, and return what came of it in the order given.
+def run_over(
+    devices: Sequence[Device], action: Callable[[Device], T], *, workers: int | None = None
+) -> list[Visited[T]]:
+    """Do `action` on every device, at most `workers` (16) at a time, and return what came of it in the order given.
 
     Devices that share a host are visited one after the other. An EdgeDeployError belongs to its device; any other
     exception is a bug and is raised as soon as it happens, as KeyboardInterrupt is: visits under way are then given
@@ -51,7 +53,7 @@ def run_over(devices: Sequence[Device], action: Callable[[Device], T], *, worker
     stop = threading.Event()
     threads = [
         threading.Thread(target=_work, args=(waiting, finished, action, stop), name=f"visit-{number}", daemon=True)
-        for number in range(min(workers, len(groups)))
+        for number in range(min(workers or WORKERS, len(groups)))
     ]
     for thread in threads:
         thread.start()

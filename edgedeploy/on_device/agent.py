@@ -17,11 +17,13 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from .children import Children
+from .conditions import snapshot
 from .documents import read_json, write_json
 from .facts import board_facts, board_summary
 from .lock import Locked, board_lock
 from .measuring import Measurement
 from .objects import admit, inventory
+from .power import open_source
 from .reply import frame, take_output, unpack_job, write_all
 from .runtimes import RUNTIMES
 from .schema import SCHEMA, MalformedDocument, check_envelope, check_operation
@@ -129,6 +131,11 @@ def _facts(_operation: dict[str, Any], root: str) -> dict[str, Any]:
         return {"op": "facts", "facts": board_facts(root, runtimes)}
 
 
+def _health(_operation: dict[str, Any], _root: str) -> dict[str, Any]:
+    source, why_not = open_source()
+    return {"op": "health", "state": snapshot(), "power": source.name if source else "", "no_power": why_not}
+
+
 def _profile(operation: dict[str, Any], root: str) -> dict[str, Any]:
     with board_lock(root), _workspace(root) as workspace:
         return {"op": "profile", "variants": Measurement(operation, root, Children(workspace)).run()}
@@ -150,6 +157,7 @@ def _workspace(root: str) -> Iterator[str]:
 
 _OPERATIONS: dict[str, Callable[[dict[str, Any], str], dict[str, Any]]] = {
     "facts": _facts,
+    "health": _health,
     "inventory": inventory,
     "admit": admit,
     "profile": _profile,

@@ -134,6 +134,7 @@ _SWITCH = record(
 )
 _OPERATIONS: dict[Any, dict[str, Check]] = {
     "facts": {},
+    "health": {},
     "inventory": {"objects": mapping(_size, sha256)},
     # An object lies in an upload, from byte `skip` on, or its first `kept` bytes lie here already and the rest there.
     "admit": {
@@ -254,6 +255,7 @@ _RESULTS: dict[Any, dict[str, Check]] = {
             }
         )
     },
+    "health": {"state": _SNAPSHOT, "power": text, "no_power": text},
     "inventory": {
         "present": listing(sha256),
         # What lies here of an object that never arrived whole: digests of its beginnings, the longest last.

@@ -1,4 +1,4 @@
-"""Decides from the user's known_hosts files whether a server is who it was; never adds to them."""
+"""Decides from the user's known_hosts files whether a server is who it was; adds to them only when told to."""
 
 from __future__ import annotations
 
@@ -6,12 +6,13 @@ import base64
 import binascii
 import hashlib
 import hmac
+import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
 
-from edgedeploy.errors import HostKeyError
+from edgedeploy.errors import HostKeyError, OfferedKey
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,6 +104,7 @@ def check_host_key(
             board,
             f"{name} is not known yet and shows the {key_type} host key {shown}; compare this with the board's own "
             f"(`ssh-keygen -lf` on /etc/ssh/ssh_host_*_key.pub there), then run `{scan} >> {target}`.",
+            OfferedKey(name, key_type, blob, target.expanduser()),
         )
     same_type = [key for key in trusted if key.key_type == key_type] or trusted
     known = same_type[0]
@@ -113,3 +115,17 @@ def check_host_key(
         f"Only if you know why, remove the old key with `ssh-keygen -f {known.file} -R '{name}'` and enrol the new one "
         f"with `{scan} >> {target}`.",
     )
+
+
+def enrol_host_key(key: OfferedKey) -> None:
+    """Add a key to its known_hosts file, which is made where it is not there. Raises OSError."""
+    key.file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    line = f"{key.name} {key.key_type} {base64.b64encode(key.blob).decode()}\n"
+    descriptor = os.open(key.file, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o600)
+    with os.fdopen(descriptor, "r+b") as file:
+        size = file.seek(0, os.SEEK_END)
+        if size:
+            file.seek(size - 1)
+            if file.read(1) != b"\n":
+                line = "\n" + line
+        file.write(line.encode())

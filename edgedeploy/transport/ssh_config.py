@@ -62,6 +62,17 @@ def resolve(address: Address, config_file: Path | None) -> tuple[Host, ...]:
         raise PlanError(f"{where}: `Match exec` needs the Python package invoke, which is missing.") from error
 
 
+def host_aliases(config_file: Path | None = None) -> tuple[str, ...]:
+    """The hosts that the configuration names one by one, without patterns, in its order. Raises PlanError."""
+    aliases: dict[str, None] = {}
+    for line in _read(config_file).splitlines():
+        keyword, _, value = line.strip().partition(" ")
+        if keyword.lower() == "host":
+            names = _words(value, config_file or Path("~/.ssh/config"))
+            aliases |= dict.fromkeys(name for name in names if not set(name) & set("*?!"))
+    return tuple(aliases)
+
+
 def _read(config_file: Path | None) -> str:
     home = Path("~/.ssh").expanduser()
     if config_file is not None:

@@ -1,0 +1,163 @@
+"""Finds boards that this machine could reach, and proposes them for fleet.toml."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from edgedeploy.errors import PlanError
+from edgedeploy.records import Device, DeviceProfile
+from edgedeploy.transport import Transport
+from edgedeploy.transport.address import parse_address
+from edgedeploy.transport.ssh_config import host_aliases
+
+ADB_TIMEOUT_S = 15.0
+ASK_TIMEOUT_S = 30.0
+MAX_TEXT = 200
+PROFILE_TO_CHOOSE = "CHOOSE"
+
+# What a board is, in two lines, from whatever POSIX shell it has.
+_ASK = (
+    "uname -m; cat /sys/firmware/devicetree/base/model /proc/device-tree/model 2>/dev/null "
+    "| tr -d '\\000' | head -n 1; exit 0"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """A board that could be in the fleet. `seen` says where it was found, `state` what keeps it from being used."""
+
+    name: str
+    address: str
+    seen: str
+    profile: str | None = None
+    state: str = ""
+    ssh_config: str | None = None
+
+    def table(self) -> dict[str, str]:
+        """The [[device]] to propose; a profile that nobody knows is left for the user to choose."""
+        table = {"name": self.name, "profile": self.profile or PROFILE_TO_CHOOSE, "address": self.address}
+        return table | ({"ssh_config": self.ssh_config} if self.ssh_config else {})
+
+
+def discover(
+    known: Iterable[Device], profiles: Mapping[str, DeviceProfile], ssh_config: Path | None = None
+) -> tuple[list[Candidate], list[str]]:
+    """Boards on adb and hosts of ssh_config that are not among `known`, and notes on what could not be looked at.
+
+    Nothing is connected to but adb's own server. Raises PlanError for an ssh_config that cannot be read.
+    """
+    notes: list[str] = []
+    addresses = {_comparable(device.address) for device in known}
+    names = {device.name for device in known}
+    found = []
+    for candidate in [*_on_adb(profiles, notes), *_in_ssh_config(ssh_config)]:
+        if _comparable(candidate.address) in addresses:
+            continue
+        found.append(_renamed(candidate, names))
+        names.add(found[-1].name)
+    return found, notes
+
+
+def parse_adb_devices(text: str) -> list[tuple[str, str, dict[str, str]]]:
+    """Serial, state and properties of each line of `adb devices -l`."""
+    devices = []
+    for line in text.splitlines():
+        match = re.fullmatch(r"(\S+)\s+(device|offline|unauthorized|recovery|sideload|no permissions)\b(.*)", line)
+        if match:
+            properties = dict(re.findall(r"(\w+):(\S+)", match[3]))
+            devices.append((match[1][:MAX_TEXT], match[2], properties))
+    return devices
+
+
+def ask(transport: Transport) -> tuple[str, str]:
+    """The machine of an open board as its kernel calls it, and its model, "" where it has no device tree.
+
+    Raises TransportError.
+    """
+    said = transport.run(["sh", "-c", _ASK], timeout_s=ASK_TIMEOUT_S, check=False).stdout.decode("utf-8", "replace")
+    lines = [line.strip()[:MAX_TEXT] for line in said.splitlines() if line.strip() and line.strip().isprintable()]
+    machine = next((line for line in lines if re.fullmatch(r"[a-z][a-z0-9_-]{1,15}", line)), "")
+    return machine, lines[-1] if lines and lines[-1] != machine else ""
+
+
+def suggest_profile(machine: str, model: str, profiles: Mapping[str, DeviceProfile]) -> str | None:
+    """The profile that a board's model names, else the only one that its machine leaves, else None."""
+    titled = [
+        profile.name
+        for profile in sorted(profiles.values(), key=lambda each: -len(each.title))
+        if _words(profile.title) <= _words(model)
+    ]
+    if titled:
+        return titled[0]
+    same = [profile.name for profile in profiles.values() if profile.arch == machine and "ssh" in profile.transports]
+    return same[0] if len(same) == 1 else None
+
+
+def _words(text: str) -> set[str]:
+    return set(re.findall(r"[a-z0-9]+", text.casefold()))
+
+
+def _on_adb(profiles: Mapping[str, DeviceProfile], notes: list[str]) -> list[Candidate]:
+    adb = shutil.which("adb")
+    if adb is None:
+        notes.append("adb is not installed, so phones were not looked for")
+        return []
+    try:
+        done = subprocess.run([adb, "devices", "-l"], capture_output=True, timeout=ADB_TIMEOUT_S, check=False)
+    except (OSError, subprocess.TimeoutExpired) as error:
+        notes.append(f"`adb devices` gave no answer ({type(error).__name__}), so phones were not looked for")
+        return []
+    if done.returncode:
+        notes.append("`adb devices` failed, so phones were not looked for")
+    found = []
+    for serial, state, properties in parse_adb_devices(done.stdout.decode("utf-8", "replace")):
+        model = properties.get("model", "").replace("_", " ")
+        phones = {name: profile for name, profile in profiles.items() if "adb" in profile.transports}
+        named = next(
+            (name for name, profile in phones.items() if _words(model) and _words(model) <= _words(profile.title)), None
+        )
+        profile = named or ("android-arm64" if "android-arm64" in phones else None)
+        why = "" if state == "device" else _ADB_STATES.get(state, state)
+        found.append(Candidate(_name(model or serial), f"adb://{serial}", f"adb: {model or serial}", profile, why))
+    return found
+
+
+_ADB_STATES = {
+    "unauthorized": "confirm this machine's key on its screen",
+    "offline": "it is offline: plug it in again",
+    "no permissions": "this account may not open its USB device; add a udev rule",
+}
+
+
+def _in_ssh_config(ssh_config: Path | None) -> list[Candidate]:
+    where = str(ssh_config or "~/.ssh/config")
+    found = []
+    for alias in host_aliases(ssh_config):
+        address = f"ssh://{alias}"
+        try:
+            parse_address(address, where)
+        except PlanError:
+            continue  # such as an alias with a blank, which no address can name
+        given = str(ssh_config) if ssh_config is not None else None
+        found.append(Candidate(_name(alias), address, where, ssh_config=given))
+    return found
+
+
+def _comparable(address: str) -> str:
+    return re.sub(r"//[^@/]*@", "//", address)
+
+
+def _name(text: str) -> str:
+    return re.sub(r"[^a-z0-9._-]+", "-", text.casefold()).strip("-._")[:60] or "board"
+
+
+def _renamed(candidate: Candidate, taken: set[str]) -> Candidate:
+    name, number = candidate.name, 2
+    while name in taken:
+        name, number = f"{candidate.name}-{number}", number + 1
+    return Candidate(name, candidate.address, candidate.seen, candidate.profile, candidate.state, candidate.ssh_config)
