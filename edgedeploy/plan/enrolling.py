@@ -34,7 +34,7 @@ def check_device(folder: Path, table: Mapping[str, Any]) -> None:
     try:
         checked = DeviceTable.model_validate(dict(table))
     except ValidationError as error:
-        raise PlanError(first_mistake(path, "device.", error, DeviceTable)) from error
+        raise PlanError(first_mistake(path, "device", error, DeviceTable)) from error
     if path.exists():
         fleet = load_fleet(folder)
         if any(device.name == checked.name for device in fleet.devices):

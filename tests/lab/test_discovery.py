@@ -1,0 +1,93 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from edgedeploy.lab.discovery import Candidate, discover, parse_adb_devices, suggest_profile
+from edgedeploy.plan import load_profiles
+from edgedeploy.records import Device
+
+PROFILES = load_profiles()
+ADB = """\
+* daemon started successfully
+List of devices attached
+38181FDJH00AAA         device usb:1-1 product:shiba model:Pixel_8 device:shiba transport_id:1
+192.168.1.7:5555       unauthorized transport_id:2
+0123456789             no permissions (user in plugdev group); see [http://developer.android.com]
+garbage
+"""
+
+
+@pytest.fixture
+def adb(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A program called adb that says what ours is to read; it stands in for phones, which are not here."""
+    program = tmp_path / "bin" / "adb"
+    program.parent.mkdir()
+    (tmp_path / "said").write_text(ADB)
+    program.write_text(f"#!/bin/sh\n/bin/cat '{tmp_path / 'said'}'\n")
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", str(program.parent))
+    return program
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> Path:
+    (tmp_path / "more").write_text("Host kitchen\n  User pi\n")
+    file = tmp_path / "config"
+    file.write_text(f"Include {tmp_path / 'more'}\nHost Desk-Pi 'odd name' *.lab !x\n  Port 2222\nHost *\n  User me\n")
+    return file
+
+
+@pytest.mark.usefixtures("adb")
+def test_phones_and_hosts_that_are_not_in_the_fleet_are_proposed(config: Path) -> None:
+    known = [Device("k", "pi4", "ssh://pi@kitchen"), Device("desk-pi", "pi4", "ssh://elsewhere")]
+    found, notes = discover(known, PROFILES, config)
+    assert notes == []
+    assert found == [
+        Candidate("pixel-8", "adb://38181FDJH00AAA", "adb: Pixel 8", "pixel-8"),
+        Candidate(
+            "192.168.1.7-5555",
+            "adb://192.168.1.7:5555",
+            "adb: 192.168.1.7:5555",
+            "android-arm64",
+            "confirm this machine's key on its screen",
+        ),
+        Candidate(
+            "0123456789",
+            "adb://0123456789",
+            "adb: 0123456789",
+            "android-arm64",
+            "this account may not open its USB device; add a udev rule",
+        ),
+        Candidate("desk-pi-2", "ssh://Desk-Pi", str(config), ssh_config=str(config)),
+    ]
+    assert found[-1].table()["profile"] == "CHOOSE"
+
+
+def test_what_could_not_be_looked_at_is_said(config: Path, adb: Path) -> None:
+    adb.write_text("#!/bin/sh\nexit 1\n")
+    found, notes = discover([], PROFILES, config)
+    assert ([one.address for one in found], len(notes)) == (["ssh://kitchen", "ssh://Desk-Pi"], 1)
+    adb.unlink()
+    assert discover([], PROFILES, config)[1] == ["adb is not installed, so phones were not looked for"]
+
+
+def test_what_adb_says_is_read_line_by_line() -> None:
+    assert [state for _, state, _ in parse_adb_devices(ADB)] == ["device", "unauthorized", "no permissions"]
+    assert parse_adb_devices("") == []
+
+
+@pytest.mark.parametrize(
+    ("machine", "model", "profile"),
+    [
+        ("aarch64", "Raspberry Pi 4 Model B Rev 1.4", "pi4"),
+        ("aarch64", "Raspberry Pi Zero 2 W Rev 1.0", "pi-zero-2w"),
+        ("aarch64", "NVIDIA Jetson Orin Nano Developer Kit", "jetson-orin-nano"),
+        ("x86_64", "", "x86-64"),
+        ("aarch64", "Some board", None),
+        ("", "", None),
+    ],
+)
+def test_a_profile_is_suggested_by_the_model(machine: str, model: str, profile: str | None) -> None:
+    assert suggest_profile(machine, model, PROFILES) == profile
