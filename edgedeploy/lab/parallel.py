@@ -13,6 +13,7 @@ from typing import Any, Generic, TypeVar
 from edgedeploy.errors import EdgeDeployError, ExitCode
 from edgedeploy.records import Device
 from edgedeploy.transport.interruption import interrupt_on
+from edgedeploy.transport.turns import gave_way, give_way_by
 
 T = TypeVar("T")
 
@@ -41,7 +42,8 @@ def run_over(
 ) -> list[Visited[T]]:
     """Do `action` on every device, at most `workers` (16) at a time, and return what came of it in the order given.
 
-    Devices that share a host are visited one after the other. An EdgeDeployError belongs to its device; any other
+    Devices that share a host are visited one after the other. A visit that waits for its board to answer does not count
+    among the `workers`. An EdgeDeployError belongs to its device; any other
     exception is a bug and is raised as soon as it happens, as KeyboardInterrupt is: visits under way are then given
     up, and none is begun.
     """
@@ -51,12 +53,17 @@ def run_over(
         waiting.put(group)
     finished: queue.SimpleQueue[tuple[int, Visited[T] | BaseException]] = queue.SimpleQueue()
     stop = threading.Event()
-    threads = [
-        threading.Thread(target=_work, args=(waiting, finished, action, stop), name=f"visit-{number}", daemon=True)
-        for number in range(min(workers or WORKERS, len(groups)))
-    ]
-    for thread in threads:
-        thread.start()
+    threads: list[threading.Thread] = []
+
+    def begin() -> None:
+        if not (stop.is_set() or waiting.empty()):
+            arguments = (waiting, finished, action, stop, begin)
+            thread = threading.Thread(target=_work, args=arguments, name=f"visit-{len(threads)}", daemon=True)
+            thread.start()
+            threads.append(thread)
+
+    for _ in range(min(workers or WORKERS, len(groups))):
+        begin()
     results: dict[int, Visited[T]] = {}
     try:
         while len(results) < len(devices):
@@ -77,8 +84,10 @@ def _work(
     finished: queue.SimpleQueue[tuple[int, Visited[T] | BaseException]],
     action: Callable[[Device], T],
     stop: threading.Event,
+    begin_another: Callable[[], None],
 ) -> None:
     interrupt_on(stop)
+    give_way_by(begin_another)
     while not stop.is_set():
         try:
             group = waiting.get_nowait()
@@ -94,6 +103,8 @@ def _work(
             except BaseException as error:  # noqa: BLE001 - raised again in the thread that waits
                 finished.put((index, error))
                 return
+        if gave_way():
+            return  # another has this one's place
 
 
 def _groups(devices: Iterable[Device]) -> list[list[tuple[int, Device]]]:

@@ -20,6 +20,7 @@ from edgedeploy.transport.address import Address
 from edgedeploy.transport.interruption import check_interrupted
 from edgedeploy.transport.ssh_config import Host, resolve
 from edgedeploy.transport.ssh_link import Deadlines, Link, check_alive
+from edgedeploy.transport.turns import give_way
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -35,6 +36,8 @@ PREFETCHED_READS = 64  # as many as OpenSSH's own sftp keeps under way
 CONNECT_ATTEMPTS = 3
 # Later than this a server is silent or far away, and would be so the next time.
 QUICK_REFUSAL_S = 3.0
+# A board that takes longer to let us in is probably dead, and is not to keep others waiting.
+SLOW_ANSWER_S = 1.0
 TICK_S = 0.1
 # How long an operation that was told to stop may take before the whole connection is closed under it.
 GRACE_S = 2.0
@@ -178,9 +181,16 @@ class SshTransport:
     def _connect(self, hosts: Sequence[Host]) -> Link:
         link = Link(self.board, self._deadlines)
         complete = False
+        started = time.monotonic()
+
+        def tick(told: int) -> int:
+            if time.monotonic() - started > SLOW_ANSWER_S:
+                give_way()
+            return told
+
         try:
             limit_s = self._deadlines.total_s * len(hosts) + GRACE_S
-            self._supervise(lambda: link.connect(hosts), link.close, "connecting", limit_s, ConnectError)
+            self._supervise(lambda: link.connect(hosts), link.close, "connecting", limit_s, ConnectError, tick)
             complete = True
         finally:
             if not complete:

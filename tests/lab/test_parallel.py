@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import threading
 import time
 from pathlib import Path
@@ -12,6 +13,9 @@ from edgedeploy.errors import ConnectError
 from edgedeploy.lab import Visited, run_over
 from edgedeploy.records import Device
 from edgedeploy.transport import open_transport
+from edgedeploy.transport.address import Address
+from edgedeploy.transport.ssh import SshTransport
+from edgedeploy.transport.ssh_link import Deadlines
 
 
 def fleet(*names: str, shares: str | None = None) -> list[Device]:
@@ -105,3 +109,40 @@ def test_ctrl_c_stops_every_board_promptly_and_lets_it_tidy_up(tmp_path: Path) -
     assert time.monotonic() - begun < 8
     assert (tmp_path / "a").exists()
     assert (tmp_path / "b").exists()
+
+
+@pytest.mark.fault
+def test_boards_that_never_answer_do_not_hold_the_only_worker() -> None:
+    """With one visit at a time, boards that take the connection and stay silent keep no other one waiting."""
+    done: list[str] = []
+    silent = Deadlines(connect_s=3, handshake_s=3, login_s=3, silence_s=3)
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+
+        def action(device: Device) -> None:
+            try:
+                if device.name.startswith("dead"):
+                    with SshTransport(device.name, Address("ssh", "127.0.0.1", "x", port), None, silent):
+                        pass
+            finally:
+                done.append(device.name)
+
+        visits = run_over(fleet("dead-1", "dead-2", "one", "two"), action, workers=1)
+    assert [visited.error is None for visited in visits] == [False, False, True, True]
+    assert done[:2] == ["one", "two"]
+
+
+def test_no_more_boards_at_once_than_jobs() -> None:
+    inside, most, guard = 0, 0, threading.Lock()
+
+    def action(device: Device) -> None:
+        nonlocal inside, most
+        with guard:
+            inside += 1
+            most = max(most, inside)
+        time.sleep(0.02)
+        with guard:
+            inside -= 1
+
+    run_over(fleet(*(f"board-{number}" for number in range(20))), action, workers=3)
+    assert most == 3
