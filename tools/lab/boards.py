@@ -199,11 +199,14 @@ class VirtualBoard:
         self.group.limit_cpu(None)
 
     def heal(self) -> None:
-        """Undo all of the above."""
+        """Undo all of the above, and switch it on where it is off. Raises LabError."""
+        if self._init_pid() is None:
+            self.start()
         self.restore()
         self.release_throttle()
         self.release_disk()
         self.set_read_only(False)
+        self.wait()
 
     def _init_pid(self) -> int | None:
         for pid in self.group.pids():

@@ -139,6 +139,8 @@ def write_hardware(kind: BoardKind, folder: Path) -> None:
     """Write the files that the board's boot mounts: folder/sys, folder/proc and, on a Raspberry Pi, folder/vcio."""
     for path, value in sysfs_tree(kind).items():
         write_value(folder / path.lstrip("/"), value)
+        if path.endswith("energy_uj"):
+            (folder / path.lstrip("/")).chmod(0o400)  # as the kernel has it: root alone may read it
     state = sensors.at_rest(kind)
     values = sensors.proc_values(kind, state, up_s=0, idle_s=0, used_bytes=0)
     cpuinfo = sample(kind, "cpuinfo.txt")

@@ -9,7 +9,7 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Self
+from typing import Self, TextIO
 
 from tools.lab.boards import VirtualBoard
 from tools.lab.cgroups import Cgroup
@@ -27,9 +27,9 @@ LIVE_BYTES = 64 << 20
 class Lab:
     """The virtual boards of one checkout; all state lies in `folder`."""
 
-    def __init__(self, folder: Path = FOLDER) -> None:
+    def __init__(self, folder: Path = FOLDER, roots: Path | None = None) -> None:
         self.folder = folder.resolve()
-        self.roots = Path(os.environ.get(ROOTS_VARIABLE) or self.folder / "roots")
+        self.roots = (roots or Path(os.environ.get(ROOTS_VARIABLE) or self.folder / "roots")).resolve()
 
     @property
     def fleet_file(self) -> Path:
@@ -53,13 +53,14 @@ class Lab:
             raise LabError(f"The lab has no board {name!r}: {known}.")
         return boards[name]
 
-    def up(self, names: Sequence[str] = ()) -> Self:
+    def up(self, names: Sequence[str] = (), *, patient: bool = False) -> Self:
         """Bring the named boards up, or all of them; those that run already are only mended.
 
-        Boards of an earlier `up` stay. Raises LabError.
+        Boards of an earlier `up` stay. `patient` waits for another run that is bringing the lab up or down, which
+        is an error otherwise. Raises LabError.
         """
         check_names(names)
-        with self.locked():
+        with self.locked(patient=patient):
             before = list(self.boards)
             wanted = [name for name in BOARDS if name in (names or BOARDS) or name in before]
             check_machine(emulated=any(BOARDS[name].emulated for name in wanted))
@@ -74,7 +75,7 @@ class Lab:
             public = Path(f"{key}.pub").read_text()
             for board in boards:
                 if board.running():
-                    board.heal()
+                    self._mend(board)
                 else:
                     board.create(host_key=host_key(self.folder, board.name).read_text(), public_keys=public)
             self._start_sensors(network, wanted)
@@ -83,11 +84,11 @@ class Lab:
                 board.wait()
         return self
 
-    def down(self) -> None:
+    def down(self, *, patient: bool = False) -> None:
         """End every process, mount, namespace and interface of this lab; the roots stay for the next `up`."""
         if not self.folder.exists():
             return
-        with self.locked():
+        with self.locked(patient=patient):
             network = self._network()
             if network is not None:
                 if os.geteuid() != 0:
@@ -100,12 +101,12 @@ class Lab:
                 network.down()
             unmount_below(self.folder)
             for entry in self.folder.iterdir():
-                if entry not in (self.roots, self._lock_file):
+                if entry not in (self.roots, self._lock_file, self.folder / "users"):
                     shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
 
     @contextmanager
-    def locked(self) -> Iterator[None]:
-        """Keep others from bringing the lab up or down meanwhile. Raises LabError where one is at it for long."""
+    def locked(self, *, patient: bool) -> Iterator[None]:
+        """Keep others from bringing the lab up or down meanwhile. Raises LabError where one is at it."""
         with suppress(FileExistsError):
             self.folder.mkdir(parents=True)
         try:
@@ -116,12 +117,51 @@ class Lab:
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError as error:
-                if os.environ.get("PYTEST_CURRENT_TEST") is None:
+                if not patient:
                     raise LabError(
                         f"Another run is bringing the lab in {self.folder} up or down; wait for it."
                     ) from error
                 fcntl.flock(lock, fcntl.LOCK_EX)
             yield
+
+    @contextmanager
+    def borrow(self, name: str) -> Iterator[VirtualBoard]:
+        """Have one board to oneself, whole at the start, and made whole again at the end. Raises LabError."""
+        board = self.board(name)
+        with self._board_lock(name) as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            board.heal()
+            try:
+                yield board
+            finally:
+                board.heal()
+
+    @contextmanager
+    def in_use(self) -> Iterator[Self]:
+        """The lab with all its boards for a while; the last user takes it down where it was not up before."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        temporary = self.folder / "temporary"
+        with (self.folder / "users").open("w") as users:
+            fcntl.flock(users, fcntl.LOCK_SH)
+            if not self.boards:
+                temporary.touch()
+            self.up(patient=True)
+            try:
+                yield self
+            finally:
+                with suppress(BlockingIOError):
+                    fcntl.flock(users, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    if temporary.exists():
+                        self.down(patient=True)
+
+    def _board_lock(self, name: str) -> TextIO:
+        (self.folder / "locks").mkdir(exist_ok=True)
+        return (self.folder / "locks" / name).open("w")
+
+    def _mend(self, board: VirtualBoard) -> None:
+        with self._board_lock(board.name) as lock, suppress(BlockingIOError):  # who has borrowed it may want it broken
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            board.heal()
 
     @property
     def _lock_file(self) -> Path:
