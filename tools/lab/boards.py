@@ -20,6 +20,7 @@ BOOT = Path(__file__).with_name("boot.sh")
 PORTS = {"ssh": 22, "adb": 5555}
 ANSWER_S = 30.0
 THROTTLED_CORES = 0.5
+BLOCK_BYTES = 4096
 
 
 class VirtualBoard:
@@ -153,21 +154,19 @@ class VirtualBoard:
 
     def fill_disk(self, leave_bytes: int = 0) -> None:
         """Fill its storage until only `leave_bytes` are free."""
+        self._commit()
         filler = os.open(self.storage / "filler", os.O_WRONLY | os.O_CREAT, 0o600)
         try:
-            offset = os.fstat(filler).st_size
-            step = 1 << 40
-            while step >= 4096:
+            offset, step = os.fstat(filler).st_size, 1 << 40
+            while step >= BLOCK_BYTES:
                 about = os.fstatvfs(filler)
-                step = min(step, about.f_bavail * about.f_frsize - leave_bytes)
-                step -= step % 4096
-                if step < 4096:
-                    break
+                step = min(step, about.f_bavail * about.f_frsize - leave_bytes) // BLOCK_BYTES * BLOCK_BYTES
                 try:
-                    os.posix_fallocate(filler, offset, step)
-                    offset += step
+                    if step > 0:
+                        os.posix_fallocate(filler, offset, step)
+                        offset += step
                 except OSError:
-                    step //= 2
+                    step //= 2  # the file's own index takes blocks too
         finally:
             os.close(filler)
 
@@ -175,9 +174,18 @@ class VirtualBoard:
         """Use up its inodes: no file can be made, though blocks are free."""
         folder = self.storage / "fillers"
         folder.mkdir(exist_ok=True)
-        with suppress(OSError):
-            for number in range(self.kind.inodes + 1):
+        self._commit()
+        number = 0
+        while os.statvfs(folder).f_favail:
+            try:
                 (folder / str(number)).touch()
+                number += 1
+            except OSError:
+                self._commit()
+
+    def _commit(self) -> None:
+        # what was removed before is free only once the file system has written that down
+        run(["sync", "-f", self.storage])
 
     def release_disk(self) -> None:
         """Take away what the two above put there."""

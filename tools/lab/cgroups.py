@@ -18,7 +18,8 @@ FIRST_CONTROLLERS = ("memory", "cpuacct", "cpu", "pids")  # each a tree of its o
 PERIOD_US = 100_000
 KILL_S = 10.0
 
-_JOIN = 'while [ "$1" != -- ]; do echo $$ > "$1"; shift; done; shift; exec "$@"'
+# the shell joins the groups before it starts the program, and leaves it to the system's first process
+_JOIN = 'while [ "$1" != -- ]; do echo $$ > "$1"; shift; done; shift; "$@" &'
 
 
 class Cgroup:
@@ -43,10 +44,10 @@ class Cgroup:
         if memory_bytes is not None:
             self._write("memory", "memory.limit_in_bytes" if self.first else "memory.max", memory_bytes)
 
-    def start(self, argv: Sequence[str], output: IO[bytes], cwd: Path | None = None) -> subprocess.Popen[bytes]:
-        """Start a program inside the group, in a session of its own."""
+    def start(self, argv: Sequence[str], output: IO[bytes], cwd: Path | None = None) -> None:
+        """Start a program inside the group that outlives this one, in a session of its own."""
         files = [str(folder / "cgroup.procs") for folder in self._folders.values()]
-        return subprocess.Popen(
+        subprocess.run(
             ["/bin/sh", "-c", _JOIN, "sh", *files, "--", *argv],
             stdin=subprocess.DEVNULL,
             stdout=output,
@@ -54,6 +55,7 @@ class Cgroup:
             start_new_session=True,
             env=environment(),
             cwd=cwd,
+            check=True,
         )
 
     def pids(self) -> list[int]:

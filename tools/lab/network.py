@@ -148,10 +148,10 @@ class Link:
         run(["ip", "link", "set", self.tap, "master", self.network.bridge, "up"])
         command = [sys.executable, "-m", "tools.lab.cable", self.port, self.tap, str(delay_ms), str(loss)]
         with self._log.open("ab") as log:
-            started = self._helpers.start(command, log, PROJECT)
+            self._helpers.start(command, log, PROJECT)
         deadline = time.monotonic() + CABLE_START_S
         while f"ready {self.tap}" not in self._log.read_text("utf-8", "replace").split("\n"):
-            if started.poll() is not None or time.monotonic() > deadline:
+            if time.monotonic() > deadline:
                 raise LabError(f"The link's delay could not be set; {self._log} says why.")
             time.sleep(0.02)
 
