@@ -29,7 +29,8 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-CHUNK_BYTES = 8 * 32_768  # eight of the largest writes that every SFTP server takes
+WRITE_BYTES = 32_768  # the largest write that every SFTP server takes
+CHUNK_BYTES = 8 * WRITE_BYTES
 # More than any report takes; a command that writes without end is not to fill this machine's memory.
 MAX_STREAM_BYTES = 256 << 20
 PREFETCHED_READS = 64  # as many as OpenSSH's own sftp keeps under way
@@ -136,8 +137,13 @@ class SshTransport:
                 chunk = reader.read(CHUNK_BYTES)
                 while chunk:
                     following = reader.read(CHUNK_BYTES)
-                    # an unpipelined write waits for the answers to all writes before it
-                    writer.set_pipelined(bool(following))
+                    # an unpipelined write waits for the answers to all writes before it: only the very last is one
+                    if not following:
+                        last = (len(chunk) - 1) & -WRITE_BYTES
+                        writer.write(chunk[:last])
+                        sent[0] += last
+                        chunk = chunk[last:]
+                        writer.set_pipelined(False)
                     writer.write(chunk)
                     sent[0] += len(chunk)
                     chunk = following

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import importlib
 import json
+import socket
 import sys
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from types import ModuleType
@@ -14,6 +16,7 @@ import pytest
 from tools.bench import agent, publish, push, startup
 from tools.bench.__main__ import BENCHES, main
 from tools.bench.nets import SMALL
+from tools.bench.relay import Link, relay
 from tools.bench.rows import OURS, BenchError, Row, interleave, ratio_row
 from tools.bench.tables import Table
 
@@ -253,11 +256,47 @@ def test_an_agent_that_cannot_do_its_job_is_no_figure(monkeypatch: pytest.Monkey
 
 def test_the_push_bench_sends_over_a_real_server(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(push, "ROUNDS", 2)
-    monkeypatch.setattr(push, "SIZE_BYTES", 100_000)
-    put, whole = push.run()
-    for row in (put, whole):
-        assert_compared(row, "scp", "sftp", "paramiko put")
+    monkeypatch.setattr(push, "SLOW_ROUNDS", 2)
+    monkeypatch.setattr(push, "SLOW", Link(bits_per_s=400e6, round_trip_s=0.002))
+    monkeypatch.setattr(push, "SIZE_BYTES", 8_000_000)
+    *rows, again, resumed = push.run()
+    assert len(rows) == 4
+    for row in rows:
+        assert isinstance(row, Row)
+        assert_compared(row, "scp", "sftp", "rsync", "paramiko put")
         assert row.peers["scp"] == 1.0
+    assert isinstance(again, Table)
+    assert isinstance(resumed, Table)
+    sent = {str(each["way"]): each["bytes to the board"] for each in again.records()}
+    assert 0 < int(str(sent["push"])) < 40_000
+    assert int(str(sent["scp"])) > 8_000_000
+    sent = {str(each["way"]): each["bytes to the board"] for each in resumed.records()}
+    assert int(str(sent["push"])) < 7_500_000, "what an SSH window holds may be lost"
+    assert int(str(sent["scp"])) > 8_000_000
+
+
+def test_the_relay_is_as_slow_as_the_link_and_counts() -> None:
+    with (
+        socket.create_server(("127.0.0.1", 0)) as server,
+        relay(server.getsockname()[1], Link(bits_per_s=8e6, round_trip_s=0.2)) as link,
+        socket.create_connection(("127.0.0.1", link.port)) as near,
+        server.accept()[0] as far,
+    ):
+        start = time.monotonic()
+        near.sendall(bytes(200_000))
+        received = 0
+        while received < 200_000:
+            received += len(far.recv(1 << 16))
+        far.sendall(b"x")
+        assert near.recv(1) == b"x"
+        assert time.monotonic() - start >= 0.4
+        near.sendall(b"y")
+        assert far.recv(1) == b"y"
+        counted = link.count()
+        assert (counted.up_bytes, counted.down_bytes, counted.round_trips) == (200_001, 1, 2)
+        link.cut_after(10)
+        near.sendall(bytes(100))
+        assert near.recv(1) == b"", "the connection is broken"
 
 
 def script(path: Path, lines: str) -> None:

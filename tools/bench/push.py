@@ -2,56 +2,64 @@
 
 from __future__ import annotations
 
-import hashlib
 import itertools
 import os
 import shutil
-import subprocess
 import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from edgedeploy.records import Device
+from edgedeploy.errors import TransportError
+from tools.bench import senders
+from tools.bench.relay import Link, Relay, relay
 from tools.bench.rows import OURS, BenchError, Row, interleave, ratio_row
+from tools.bench.tables import Cell, Table
 from tools.loopback_ssh import LoopbackServer, loopback_ssh
 
 TITLE = "Pushing 64 MiB"
 HOW = (
-    "64 MiB of random bytes to an SSH server on loopback, connecting included, 11 rounds. `put` carries the file "
-    "and no more, as the peers do. `push` is what a user runs: look what the board is and has, check its free "
-    "space, give it the agent, send to a temporary name, have the board hash the file, sync it to disk and rename"
-    " it; no peer does that."
+    "64 MiB of random bytes to an SSH server on loopback, connecting included: 11 rounds as fast as it goes, 3 through "
+    "a relay in user space that passes on 20 Mbit/s in each direction and 20 ms later (it plays neither loss nor TCP's "
+    "slow start). `put` carries the file and no more, as the peers do. `push` is what a user runs: look what the board "
+    "is and has, check its free space, give it the agent, send to a temporary name, have the board hash the file, sync "
+    "it to disk and rename it; no peer does that. The tables count at the relay what crosses the wire for a file that "
+    "is there already, and for one whose transfer was cut off half-way: bytes to and from the board, and how often its "
+    "answer was waited for, everything from the first packet of the connection on included."
 )
 TOOLS = ("edgedeploy", "paramiko", "cryptography")
 SIZE_BYTES = 64 << 20
 ROUNDS = 11
-TIMEOUT_S = 120
+SLOW_ROUNDS = 3
+SLOW = Link(bits_per_s=20e6, round_trip_s=0.04)
 
 
-def run() -> list[Row]:
-    """Compare a bare `put` and a whole push with scp, sftp and a plain paramiko session."""
-    missing = [tool for tool in ("scp", "sftp") if shutil.which(tool) is None]
+def run() -> list[Row | Table]:
+    """Compare a bare `put` and a whole push with scp, sftp, rsync and a plain paramiko session."""
+    missing = [tool for tool in ("scp", "sftp", "rsync") if shutil.which(tool) is None]
     if missing:
-        raise BenchError(f"push: needs {' and '.join(missing)}; install OpenSSH's client.")
+        raise BenchError(f"push: needs {' and '.join(missing)}; install OpenSSH's client and rsync.")
     with _server() as server, tempfile.TemporaryDirectory(prefix="edgedeploy-bench-") as folder:
-        source, arrived = Path(folder) / "model.bin", Path(folder) / "board"
+        work = Path(folder)
+        source = work / "model.bin"
         source.write_bytes(os.urandom(SIZE_BYTES))
-        arrived.mkdir()
-        contenders = {
-            "put": _put(server, source, arrived / "ours"),
-            "push": _push(server, source, arrived),
-            "scp": _scp(server, source, arrived / "scp"),
-            "sftp": _sftp(server, source, arrived / "sftp"),
-            "paramiko put": _paramiko(server, source, arrived / "paramiko"),
-        }
-        samples = interleave(contenders, ROUNDS)
+        rows: list[Row | Table] = list(_rows(server, source, work / "fast", ROUNDS, "on loopback"))
+        with relay(server.port, SLOW) as slow:
+            far = senders.through(server, slow.port)
+            rows += _rows(far, source, work / "slow", SLOW_ROUNDS, "at 20 Mbit/s and 40 ms")
+            rows += [_again(far, slow, source, work / "again"), _resumed(far, slow, source, work / "resumed")]
+    return rows
+
+
+def _rows(server: LoopbackServer, source: Path, arrived: Path, rounds: int, where: str) -> Iterator[Row]:
+    arrived.mkdir()
+    contenders = {name: _timed(name, send, server, source, arrived) for name, send in senders.ALL.items()}
+    samples = interleave(contenders, rounds)
     peers = {name: samples[name] for name in contenders if name not in ("put", "push")}
-    return [
-        ratio_row(f"{what} 64 MiB over {server.kind} on loopback", {OURS: samples[what], **peers}, "scp", "time")
-        for what in ("put", "push")
-    ]
+    size = f"{SIZE_BYTES >> 20} MiB" if SIZE_BYTES >= 1 << 20 else f"{SIZE_BYTES} bytes"
+    for what in ("put", "push"):
+        yield ratio_row(f"{what} {size} over {server.kind} {where}", {OURS: samples[what], **peers}, "scp", "time")
 
 
 @contextmanager
@@ -64,87 +72,95 @@ def _server() -> Iterator[LoopbackServer]:
             raise BenchError(f"push: {error}") from error
 
 
-def _timed(arrived: Path, send: Callable[[], None]) -> float:
-    """Return the seconds that `send` takes to bring the whole file to `arrived`, which is removed again."""
-    start = time.perf_counter()
-    send()
-    elapsed = time.perf_counter() - start
-    if arrived.stat().st_size != SIZE_BYTES:
-        raise BenchError(f"push: {arrived.name} left {arrived.stat().st_size} bytes of {SIZE_BYTES}")
-    arrived.unlink()
-    return elapsed
-
-
-def _device(server: LoopbackServer, root: Path) -> Device:
-    return Device(
-        name="bench",
-        profile="x86-64",
-        address=f"ssh://{server.alias}",
-        root=str(root),
-        ssh_config=str(server.ssh_config),
-    )
-
-
-def _put(server: LoopbackServer, source: Path, destination: Path) -> Callable[[], float]:
-    from edgedeploy.transport import open_transport
-
-    def send() -> None:
-        with open_transport(_device(server, destination.parent), Path.cwd()) as transport:
-            transport.put(source, str(destination), timeout_s=TIMEOUT_S)
-
-    return lambda: _timed(destination, send)
-
-
-def _push(server: LoopbackServer, source: Path, folder: Path) -> Callable[[], float]:
-    from edgedeploy.board import open_board, push
-    from edgedeploy.plan import load_profiles
-
-    digest = hashlib.sha256(source.read_bytes()).hexdigest()
-    profile = load_profiles()["x86-64"]
+def _timed(name: str, send: senders.Send, server: LoopbackServer, source: Path, folder: Path) -> Callable[[], float]:
+    """Return what gives the seconds that `send` takes to bring the whole file there, to a new place each time."""
     number = itertools.count()
 
     def measure() -> float:
-        # A root of its own each time: what a board has is not sent again.
-        root = folder / f"root-{next(number)}"
-
-        def send() -> None:
-            with open_board(_device(server, root), profile, Path.cwd()) as board:
-                push(board, {digest: source})
-
-        elapsed = _timed(root / "objects" / "sha256" / digest, send)
-        shutil.rmtree(root)
+        destination = folder / f"{name}-{next(number)}"
+        start = time.perf_counter()
+        send(server, source, destination)
+        elapsed = time.perf_counter() - start
+        _check(name, source, destination)
+        _remove(destination)
         return elapsed
 
     return measure
 
 
-def _scp(server: LoopbackServer, source: Path, destination: Path) -> Callable[[], float]:
-    argv = ["scp", "-q", "-F", str(server.ssh_config), str(source), f"{server.alias}:{destination}"]
-    return lambda: _timed(destination, lambda: _command(argv))
+def _check(name: str, source: Path, destination: Path) -> None:
+    found = senders.arrived(name, source, destination)
+    if not found.exists() or found.read_bytes() != source.read_bytes():
+        raise BenchError(f"push: {name} did not bring the whole file")
 
 
-def _sftp(server: LoopbackServer, source: Path, destination: Path) -> Callable[[], float]:
-    argv = ["sftp", "-q", "-b", "-", "-F", str(server.ssh_config), server.alias]
-    return lambda: _timed(destination, lambda: _command(argv, f"put {source} {destination}\n"))
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink()
 
 
-def _paramiko(server: LoopbackServer, source: Path, destination: Path) -> Callable[[], float]:
-    import paramiko
-
-    def send() -> None:
-        with paramiko.SSHClient() as client:
-            client.load_host_keys(str(server.known_hosts))
-            client.connect(
-                server.host, server.port, server.user, key_filename=str(server.client_key), allow_agent=False
-            )
-            with client.open_sftp() as sftp:
-                sftp.put(str(source), str(destination))
-
-    return lambda: _timed(destination, send)
+COLUMNS = ("way", "bytes to the board", "bytes from it", "round trips", "seconds", "what it compares")
+COMPARES_NOTHING = "nothing"
 
 
-def _command(argv: list[str], text: str = "") -> None:
-    done = subprocess.run(argv, input=text.encode(), capture_output=True, timeout=TIMEOUT_S, check=False)
-    if done.returncode:
-        said = done.stderr.decode("utf-8", "replace").strip().rpartition("\n")[2]
-        raise BenchError(f"push: `{argv[0]}` failed: {said}")
+def _again(server: LoopbackServer, link: Relay, source: Path, folder: Path) -> Table:
+    """What a file costs that lies on the board already."""
+    folder.mkdir()
+    ways: dict[str, tuple[senders.Send, str]] = {
+        "push": (senders.push, "SHA-256 on the board"),
+        "rsync": (senders.rsync, "size and time"),
+        "rsync --checksum": (senders.rsync_checksum, "a hash on the board"),
+        "scp": (senders.scp, COMPARES_NOTHING),
+        "sftp": (senders.sftp, COMPARES_NOTHING),
+    }
+    rows = []
+    for name, (send, compares) in ways.items():
+        destination = folder / name.replace(" ", "")
+        send(server, source, destination)
+        rows.append(_counted(name, send, server, link, source, destination, compares))
+    return Table(f"{SIZE_BYTES:,} bytes that are there already, at 20 Mbit/s and 40 ms", COLUMNS, tuple(rows))
+
+
+def _resumed(server: LoopbackServer, link: Relay, source: Path, folder: Path) -> Table:
+    """What the second try costs of a transfer that was cut off half-way."""
+    folder.mkdir()
+    ways: dict[str, tuple[senders.Send, str]] = {
+        "push": (senders.push, "SHA-256 of what arrived, on the board"),
+        "rsync --append-verify": (senders.rsync_resuming, "a hash of the file in the end"),
+        "sftp reput": (senders.sftp_reput, "size"),
+        "scp": (senders.scp, COMPARES_NOTHING),
+    }
+    rows = []
+    for name, (send, compares) in ways.items():
+        destination = folder / name.replace(" ", "")
+        first = senders.sftp if send is senders.sftp_reput else send
+        link.cut_after(SIZE_BYTES // 2)
+        try:
+            first(server, source, destination)
+        except (BenchError, TransportError):
+            pass
+        else:
+            raise BenchError(f"push: {name} noticed nothing of a link that was cut")
+        link.cut_after(0)
+        rows.append(_counted(name, send, server, link, source, destination, compares))
+    return Table(f"{SIZE_BYTES:,} bytes cut off half-way, then sent again, as above", COLUMNS, tuple(rows))
+
+
+def _counted(
+    name: str,
+    send: senders.Send,
+    server: LoopbackServer,
+    link: Relay,
+    source: Path,
+    destination: Path,
+    compares: str,
+) -> tuple[Cell, ...]:
+    link.count()
+    start = time.perf_counter()
+    send(server, source, destination)
+    elapsed = time.perf_counter() - start
+    crossed = link.count()
+    _check(name, source, destination)
+    return (name, crossed.up_bytes, crossed.down_bytes, crossed.round_trips, round(elapsed, 2), compares)
