@@ -16,16 +16,13 @@ import threading
 import time
 from typing import TYPE_CHECKING, Any
 
-from .children import Children
 from .conditions import snapshot
 from .documents import read_json, write_json
 from .facts import board_facts, board_summary
 from .lock import Locked, board_lock
-from .measuring import Measurement
 from .objects import admit, inventory
 from .power import open_source
 from .reply import frame, take_output, unpack_job, write_all
-from .runtimes import RUNTIMES
 from .schema import SCHEMA, MalformedDocument, check_envelope, check_operation
 
 if TYPE_CHECKING:
@@ -119,7 +116,13 @@ def _error(name: Any, kind: str, error: Exception) -> dict[str, Any]:
     return {"op": name if isinstance(name, str) else "", "error": {"kind": kind, "message": str(error)[:2000]}}
 
 
+# A zip keeps no compiled modules: what only some operations need is loaded by those, which a slow board feels.
+
+
 def _facts(_operation: dict[str, Any], root: str) -> dict[str, Any]:
+    from .children import Children
+    from .runtimes import RUNTIMES
+
     with tempfile.TemporaryDirectory(prefix="edgedeploy-") as workspace:
         children = Children(workspace)
 
@@ -137,6 +140,9 @@ def _health(_operation: dict[str, Any], _root: str) -> dict[str, Any]:
 
 
 def _profile(operation: dict[str, Any], root: str) -> dict[str, Any]:
+    from .children import Children
+    from .measuring import Measurement
+
     with board_lock(root), _workspace(root) as workspace:
         return {"op": "profile", "variants": Measurement(operation, root, Children(workspace)).run()}
 

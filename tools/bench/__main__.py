@@ -22,6 +22,7 @@ ROOT = Path(__file__).parents[2]
 BENCHES: Mapping[str, str] = {
     "agent": "tools.bench.agent",
     "compress": "tools.bench.compress",
+    "fleet": "tools.bench.fleet",
     "packing": "tools.bench.packing",
     "push": "tools.bench.push",
     "quantise": "tools.bench.quantise",
