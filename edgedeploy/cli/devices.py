@@ -25,8 +25,11 @@ def devices(
     as_json: Json = False,
 ) -> None:
     """List the boards of the fleet, probe them, find new ones and add them."""
-    if context.invoked_subcommand is None:
+    verb = context.invoked_subcommand
+    if verb is None:
         _show(project, (), as_json=as_json, probe=probe)
+    elif context.params != {"project": Path(), "probe": False, "as_json": False}:
+        raise typer.BadParameter(f"options go after the verb: edgedeploy devices {verb} ...")
 
 
 @app.command("list")

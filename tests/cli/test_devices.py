@@ -76,3 +76,8 @@ def test_the_doctor_s_exit_code_tells_of_a_fault(tmp_path: Path, capsys: pytest.
     assert words.err == ""
     assert main(["doctor", "--project", str(tmp_path), "--device", "nobody"]) == 2
     assert "no device `nobody`" in capsys.readouterr().err
+
+
+def test_options_before_the_verb_are_not_lost_in_silence(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["devices", "--project", str(tmp_path), "list"]) == 2
+    assert "options go after the verb: edgedeploy devices list" in " ".join(capsys.readouterr().err.split())

@@ -28,9 +28,10 @@ HOW = (
     "100 SSH servers of their own keys on loopback, 16 at a time, 5 rounds. Every board gets a file of 1 MiB, hashes "
     "it, and says what machine it is. edgedeploy also checks the board's free space, gives it the agent, and gives the "
     "file its name only when its hash was right. `again` is the same once more, with the file there already. xargs "
-    "runs scp and then ssh for every board, both with the user's own settings; pyinfra runs two operations and a fact. "
-    "Memory is the peak of the sum of the proportional set sizes of all processes of a contender, looked at five times "
-    "a second; the servers do not count."
+    "runs scp and then ssh for every board; pyinfra runs two operations and a fact. The boards have no cores but this "
+    "machine's, so what a contender has a board do counts as its time: edgedeploy starts Python there, the others a "
+    "shell. Memory is the peak of the sum of the proportional set sizes of all processes of a contender, looked at "
+    "five times a second; the servers do not count."
 )
 TOOLS = ("edgedeploy", "paramiko", "cryptography")
 BOARDS = 100
