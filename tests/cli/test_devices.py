@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -23,7 +24,13 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LoopbackServer]
 
 
 @pytest.fixture
-def place(server: LoopbackServer, tmp_path: Path) -> Path:
+def place(server: LoopbackServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A project without a fleet; no phone is seen, whatever is plugged in here, and no adb server is started."""
+    adb = tmp_path / "bin" / "adb"
+    adb.parent.mkdir()
+    adb.write_text("#!/bin/sh\necho List of devices attached\n")
+    adb.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{adb.parent}{os.pathsep}{os.environ['PATH']}")
     (tmp_path / "config").write_text(client_config(server, UserKnownHostsFile=str(tmp_path / "known")))
     return tmp_path
 
