@@ -16,6 +16,7 @@
         CommandFailed           a command ran and failed; carries argv, exit code, both streams
       BoardError                no space, no Python, no runtime, locked, unfit profile
       AgentError                no report came back, or one that cannot be read
+      NothingQualifies          no variant may be made active on a board
       StoreError                the project's own database or object folder
       LeaseError                another job holds the board
 
@@ -138,6 +139,12 @@ class BoardError(EdgeDeployError):
 
 class AgentError(EdgeDeployError):
     """The agent on the board left no report, or one that cannot be read."""
+
+
+class NothingQualifies(EdgeDeployError):
+    """No variant meets every limit on a board, so that there is none to be made active there."""
+
+    exit_code = ExitCode.NOTHING_QUALIFIES
 
 
 class StoreError(EdgeDeployError):

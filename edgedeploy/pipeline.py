@@ -12,9 +12,10 @@ from edgedeploy import build as building
 from edgedeploy.board import BoardFacts, open_board
 from edgedeploy.build import Built, Failure, again
 from edgedeploy.compress import FineTune, training
-from edgedeploy.errors import EdgeDeployError, ExitCode, PlanError
+from edgedeploy.deploy import Activated, SigningKey, Wanted, load_key, settled
+from edgedeploy.errors import EdgeDeployError, ExitCode, NothingQualifies, PlanError
 from edgedeploy.export.layer_errors import LayerErrors
-from edgedeploy.lab import Visit, Visited, measurement, run_over, visit, worst_exit_code
+from edgedeploy.lab import Visit, Visited, measurement, releasing, run_over, visit, worst_exit_code
 from edgedeploy.progress import SILENT, Progress
 from edgedeploy.project import Project
 from edgedeploy.records import Choice, Device, Report, Variant
@@ -132,6 +133,45 @@ def profile(
         return visit(project, device, chosen, progress, measure=wanted[device.name])
 
     return run_over(boards, action, workers=jobs)
+
+
+def deploy(
+    project: Project,
+    devices: Sequence[str],
+    variant: str | None = None,
+    key: str | None = None,
+    accelerator: str | None = None,
+    progress: Progress = SILENT,
+    *,
+    afresh: bool = False,
+) -> list[Visited[Activated]]:
+    """Make on each device the variant active that `select` chooses for it, or the one given.
+
+    Raises PlanError for a phone and for a key that is not there, and EdgeDeployError where nothing qualifies.
+    """
+    given = None if variant is None else project.variants([variant])[0]
+    boards = project.devices(devices)
+    wanted: dict[str, tuple[Wanted, SigningKey]] = {}
+    for device in boards:
+        releasing.check_deployable(device)
+        chosen, rehearsal = given, False
+        if chosen is None:
+            (choice,) = select(project, [device.name], accelerator)
+            if choice.winner_id is None:
+                raise NothingQualifies(
+                    f"{device.name}: no variant qualifies; `edgedeploy select --device {device.name}` says why."
+                )
+            chosen = next(one for one in project.variants() if one.id == choice.winner_id)
+            rehearsal = choice.rehearsal
+        settings = settled(device.deploy, project.plan.deploy)
+        on = project.accelerator(device, accelerator)
+        what = releasing.wanted(project, device, chosen, settings, on, rehearsal=rehearsal)
+        wanted[device.name] = (what, load_key(key or settings.key))
+
+    def action(device: Device) -> Activated:
+        return releasing.release(project, device, *wanted[device.name], progress, afresh=afresh)
+
+    return run_over(boards, action)
 
 
 def select(project: Project, devices: Sequence[str] = (), accelerator: str | None = None) -> list[Choice]:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from edgedeploy.errors import StoreError
-from edgedeploy.records import Artifact, Report, Variant
+from edgedeploy.records import Artifact, BoardReleases, Report, Variant
 
 if TYPE_CHECKING:
     from pydantic import TypeAdapter
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 SCHEMA_VERSION = 1
 
-_Record = TypeVar("_Record", Variant, Report)
+_Record = TypeVar("_Record", Variant, Report, BoardReleases)
 _ADAPTERS: dict[type, TypeAdapter[Any]] = {}  # building one costs milliseconds
 
 
@@ -76,6 +76,12 @@ class Store:
             sa.Column("device", sa.String(64), nullable=False, index=True),
             sa.Column("variant_id", sa.String(64), nullable=False, index=True),
             sa.Column("measured_at", sa.String(32), nullable=False),
+            sa.Column("record", sa.JSON, nullable=False),
+        )
+        self._releases = sa.Table(
+            "releases",
+            metadata,
+            sa.Column("device", sa.String(64), primary_key=True),
             sa.Column("record", sa.JSON, nullable=False),
         )
         self._digests = sa.Table(
@@ -204,6 +210,20 @@ class Store:
         with self._transaction() as connection:
             return [_decode(Report, record) for record in connection.execute(query).scalars()]
 
+    def save_releases(self, seen: BoardReleases) -> None:
+        """Record what a board had when it was last seen."""
+        with self._transaction() as connection:
+            _upsert(connection, self._releases, {"device": seen.device}, {"record": _encode(seen)})
+
+    def releases(self, device: str) -> BoardReleases | None:
+        """What a board had when it was last seen, or None."""
+        import sqlalchemy as sa
+
+        query = sa.select(self._releases.c.record).where(self._releases.c.device == device)
+        with self._transaction() as connection:
+            record = connection.execute(query).scalar()
+        return None if record is None else _decode(BoardReleases, record)
+
     def digest_cache(self) -> MutableMapping[str, str]:
         """Digests that are dear to compute, by a key of at most 1024 characters."""
         return _DigestCache(self)
@@ -271,7 +291,7 @@ def file_digest(path: Path) -> tuple[str, int]:
         return digest, file.tell()
 
 
-def _encode(record: Variant | Report) -> Any:
+def _encode(record: Variant | Report | BoardReleases) -> Any:
     return asdict(record)
 
 

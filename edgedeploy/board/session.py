@@ -61,10 +61,13 @@ class Board:
         """The absolute path of something under the root."""
         return "/".join([self.root.rstrip("/"), *parts])
 
-    def run_job(self, operations: Sequence[Mapping[str, Any]], *, timeout_s: float) -> dict[str, Any]:
+    def run_job(
+        self, operations: Sequence[Mapping[str, Any]], *, timeout_s: float, tethered: bool = True
+    ) -> dict[str, Any]:
         """Have the agent do `operations` and return its report, which has passed the schema.
 
-        An operation that failed is a result with an error: see `result`. Raises AgentError where there is no
+        An operation that failed is a result with an error: see `result`. A job that is not tethered goes on when the
+        link breaks, and its deadlines are its own. Raises AgentError where there is no
         report or one that cannot be used, and TransportError.
         """
         _, digest = agent_bundle()
@@ -73,14 +76,16 @@ class Board:
         document = {"schema": SCHEMA, "root": self.root, "operations": list(operations)}
         content = json.dumps(document, allow_nan=False).encode()
         token, inline = secrets.token_hex(16), pack_job(content)
-        # Standard input stays open and silent, and is how the agent learns that the link is gone.
-        command = [self.python, self.path("agents", f"{digest}.pyz"), "--tethered", "--reply", token]
+        # Standard input of a tethered one stays open and silent, and is how the agent learns that the link is gone.
+        command = [self.python, self.path("agents", f"{digest}.pyz"), "--reply", token]
+        if tethered:
+            command.append("--tethered")
         job = None if len(inline) <= MAX_INLINE_BYTES else self.path("tmp", f"{token}-job.json")
         try:
             if job is not None:
                 self._put_bytes(content, job)
             given = ["--inline", inline] if job is None else [job]
-            completed = self.transport.run([*command, *given], timeout_s=timeout_s, check=False, tethered=True)
+            completed = self.transport.run([*command, *given], timeout_s=timeout_s, check=False, tethered=tethered)
         finally:
             if job is not None:
                 self.remove([job])

@@ -23,3 +23,9 @@ def plain_document(value: Any) -> Any:
     if isinstance(value, list) and not (value and isinstance(value[0], int)):
         return [plain_document(entry) for entry in value]
     return value
+
+
+def one_line(text: str, most: int = 2000) -> str:
+    """The text plain, without breaks, and cut to `most` characters."""
+    shown = " ".join(plain(text[: most + 1]).split())
+    return shown if len(shown) <= most else shown[: most - 3] + "..."

@@ -12,6 +12,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one verb and return the exit code; every expected failure is one sentence on stderr."""
     from typer.main import get_command
 
+    from edgedeploy.cli import deploying, signing  # noqa: F401 - their verbs
     from edgedeploy.cli.verbs import app
 
     try:

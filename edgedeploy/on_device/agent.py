@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import argparse
-import contextlib
 import glob
 import hashlib
 import json
 import os
-import shutil
 import signal
 import sys
 import tempfile
@@ -19,18 +17,19 @@ from typing import TYPE_CHECKING, Any
 from .conditions import snapshot
 from .documents import read_json, write_json
 from .facts import board_facts, board_summary
+from .failures import Refused
 from .lock import Locked, board_lock
 from .objects import admit, inventory
 from .power import open_source
 from .reply import frame, take_output, unpack_job, write_all
 from .schema import SCHEMA, MalformedDocument, check_envelope, check_operation
+from .workspace import workspace
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
 
 _IMPORT_TIMEOUT_S = 120.0
 _GRACE_S = 5.0
-_WORKSPACE = "job-"
 
 
 class Stopped(BaseException):
@@ -53,7 +52,10 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--inline", help="the job itself, packed, in place of a file")
     parser.add_argument("--reply", metavar="TOKEN", help="send what came out to standard output, framed, not to a file")
     parser.add_argument("--tethered", action="store_true", help="stop when standard input ends")
+    parser.add_argument("--recover", metavar="ROOT", help="only set right what a crash left among the releases there")
     options = parser.parse_args(arguments)
+    if options.recover is not None:
+        return _recover(options.recover)
     if (options.job is None) == (options.inline is None) or (options.report is None) == (options.reply is None):
         parser.error("give a job or --inline, and a report or --reply")
     output = take_output() if options.reply else -1
@@ -65,6 +67,16 @@ def main(arguments: list[str] | None = None) -> int:
         return _run(options, output)
     except Stopped as stopped:
         return 128 + stopped.signal_number
+
+
+def _recover(root: str) -> int:
+    """Do before the application starts what the next operation would do first. Returns 0, or 1 where it cannot."""
+    try:
+        _settle(os.path.abspath(root))
+    except (Refused, OSError) as error:
+        print(f"edgedeploy-agent: {error}", file=sys.stderr)  # noqa: T201
+        return 1
+    return 0
 
 
 def _run(options: argparse.Namespace, output: int) -> int:
@@ -103,11 +115,14 @@ def _attempt(operation: Any, where: str, root: str) -> dict[str, Any]:
     name = operation.get("op") if isinstance(operation, dict) else None
     try:
         check_operation(operation, where)
+        _settle(root)
         return _OPERATIONS[operation["op"]](operation, root)
     except Locked as error:
         return _error(name, "locked", error)
     except MalformedDocument as error:
         return _error(name, "bad_job", error)
+    except Refused as error:
+        return _error(name, "refused", error)
     except OSError as error:
         return _error(name, "io", error)
 
@@ -123,8 +138,8 @@ def _facts(_operation: dict[str, Any], root: str) -> dict[str, Any]:
     from .children import Children
     from .runtimes import RUNTIMES
 
-    with tempfile.TemporaryDirectory(prefix="edgedeploy-") as workspace:
-        children = Children(workspace)
+    with tempfile.TemporaryDirectory(prefix="edgedeploy-") as folder:
+        children = Children(folder)
 
         def runtimes() -> dict[str, str]:
             names = sorted({name for known in RUNTIMES.values() for name, _, _ in known})
@@ -143,22 +158,30 @@ def _profile(operation: dict[str, Any], root: str) -> dict[str, Any]:
     from .children import Children
     from .measuring import Measurement
 
-    with board_lock(root), _workspace(root) as workspace:
-        return {"op": "profile", "variants": Measurement(operation, root, Children(workspace)).run()}
+    with board_lock(root), workspace(root) as folder:
+        return {"op": "profile", "variants": Measurement(operation, root, Children(folder)).run()}
 
 
-@contextlib.contextmanager
-def _workspace(root: str) -> Iterator[str]:
-    folder = os.path.join(root, "tmp")
-    os.makedirs(folder, exist_ok=True)
-    # Only who holds the lock has such a folder: those that lie here are of agents that were killed.
-    for left in glob.glob(os.path.join(glob.escape(folder), _WORKSPACE + "*")):
-        shutil.rmtree(left, ignore_errors=True)
-    workspace = tempfile.mkdtemp(prefix=_WORKSPACE, dir=folder)
-    try:
-        yield workspace
-    finally:
-        shutil.rmtree(workspace, ignore_errors=True)
+def _release(operation: dict[str, Any], root: str) -> dict[str, Any]:
+    from . import activating, collecting, reporting, trust
+
+    handlers = {
+        "releases": reporting.release_state,
+        "enrol": trust.enrol,
+        "rotate": trust.rotate,
+        "deploy": activating.deploy,
+        "rollback": activating.rollback,
+        "collect": collecting.collect,
+    }
+    return handlers[operation["op"]](operation, root)
+
+
+def _settle(root: str) -> None:
+    """Set right what a crash left among releases, where there ever were any. Raises Refused, OSError."""
+    if os.path.isdir(os.path.join(root, "releases")):
+        from .activating import settle
+
+        settle(root)
 
 
 _OPERATIONS: dict[str, Callable[[dict[str, Any], str], dict[str, Any]]] = {
@@ -167,6 +190,12 @@ _OPERATIONS: dict[str, Callable[[dict[str, Any], str], dict[str, Any]]] = {
     "inventory": inventory,
     "admit": admit,
     "profile": _profile,
+    "enrol": _release,
+    "rotate": _release,
+    "deploy": _release,
+    "rollback": _release,
+    "releases": _release,
+    "collect": _release,
 }
 
 

@@ -125,7 +125,7 @@ def _admit(root: str, entry: dict[str, Any]) -> None:
             return
         remove(kept_path(root, sha256))
         raise Refused(f"{name}: {error}") from error
-    _sync(path)
+    sync_file(path)
     os.chmod(path, 0o444)
     os.replace(path, object_path(root, sha256))
     remove(kept_path(root, sha256))
@@ -141,6 +141,10 @@ def space(root: str) -> dict[str, int]:
 
 def _state(root: str, sha256: str, size_bytes: int) -> str:
     try:
+        os.utime(object_path(root, sha256))  # collecting garbage spares what a push has just asked for
+    except OSError:
+        pass
+    try:
         verify(object_path(root, sha256), sha256, size_bytes)
     except FileNotFoundError:
         return "absent"
@@ -149,7 +153,8 @@ def _state(root: str, sha256: str, size_bytes: int) -> str:
     return "present"
 
 
-def _sync(path: str) -> None:
+def sync_file(path: str) -> None:
+    """Make the content of a file survive a loss of power."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

@@ -21,6 +21,8 @@ from .checks import (
     sha256,
     text,
 )
+from .release_schema import RELEASE_OPERATIONS, RELEASE_RESULTS
+from .switching import SWITCH
 
 if TYPE_CHECKING:
     from .checks import Check
@@ -29,7 +31,7 @@ __all__ = ["MalformedDocument", "check_contract", "check_envelope", "check_job",
 
 SCHEMA = 1
 OUTCOMES = ("ok", "unsupported", "out_of_memory", "timeout", "crashed", "mismatch")
-ERROR_KINDS = ("locked", "bad_job", "io", "no_runtime")
+ERROR_KINDS = ("locked", "bad_job", "io", "no_runtime", "refused")
 FORMATS = ("onnx", "tflite")
 MAX_OBJECT_BYTES = 1 << 36
 MAX_CONTRACT_BYTES = 1 << 20
@@ -85,12 +87,6 @@ def _schema(value: Any, where: str) -> None:
         fail(where, f"{SCHEMA}, the only schema known here", value)
 
 
-def _library(value: Any, where: str) -> None:
-    text(value, where)
-    if not value or ".." in value.split("/") or "\0" in value:
-        fail(where, "the name of a library, or its path without '..'", value)
-
-
 def _temporary(value: Any, where: str) -> None:
     text(value, where)
     parts = value.split("/")
@@ -114,23 +110,6 @@ _TENSOR = record(
         "zero_point": optional(integer(-(1 << 31), 1 << 31)),
         "real_type": optional(_type),
     },
-)
-_options = mapping(text)
-# How the accelerator is switched on for a file: by an execution provider, which may come from a library of its own and
-# may leave nodes to those in `then`, or by a delegate from a library. A variant has none for the CPU, and where the
-# runtime applies the accelerator by itself. `{cache}` and `{threads}` in a value are filled in on the board.
-_SWITCH = record(
-    {},
-    {
-        "provider": text,
-        "library": _library,
-        "device": one_of("cpu", "gpu", "npu"),
-        "then": listing(text, 0, 16),
-        "session": _options,
-        "delegate": _library,
-        "options": _options,
-    },
-    closed=True,
 )
 _OPERATIONS: dict[Any, dict[str, Check]] = {
     "facts": {},
@@ -169,11 +148,12 @@ _OPERATIONS: dict[Any, dict[str, Check]] = {
                     "tolerance": number(0, 1e9),
                 },
                 # The object that rebuilds the artifact, where that lies packed on the board.
-                {"switch": _SWITCH, "packed": record({"sha256": sha256, "file_bytes": _size}, closed=True)},
+                {"switch": SWITCH, "packed": record({"sha256": sha256, "file_bytes": _size}, closed=True)},
                 closed=True,
             )
         ),
     },
+    **RELEASE_OPERATIONS,
 }
 _OPTIONAL: dict[str, dict[str, Check]] = {"profile": {"max_runs": integer(1, MAX_RUNS)}}
 
@@ -236,6 +216,7 @@ _VARIANT = record(
     }
 )
 _RESULTS: dict[Any, dict[str, Check]] = {
+    **RELEASE_RESULTS,
     "facts": {
         "facts": record(
             {

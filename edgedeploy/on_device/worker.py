@@ -115,6 +115,14 @@ def _latency(specification: dict[str, Any]) -> dict[str, Any]:
     }
 
 
+def _trial(specification: dict[str, Any]) -> dict[str, Any]:
+    """Check the file and time it, in one process: enough to know whether it may go into service."""
+    answer = _check(specification)
+    if answer["outcome"] == "ok":
+        answer["samples_ns"] = _latency(dict(specification, runtime=answer["runtime"]))["samples_ns"]
+    return answer
+
+
 def _memory(specification: dict[str, Any]) -> dict[str, Any]:
     """Load the file, run it a few times and say how much memory that took."""
     model, contract = _open(specification)
@@ -163,6 +171,7 @@ _TASKS = {
     "unpack": _unpack,
     "check": _check,
     "latency": _latency,
+    "trial": _trial,
     "memory": _memory,
     "baseline": _baseline,
     "version": _version,

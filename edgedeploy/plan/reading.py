@@ -20,6 +20,7 @@ from edgedeploy.records import (
     Accelerator,
     Calibration,
     CpuCluster,
+    DeploySettings,
     Device,
     DeviceProfile,
     Format,
@@ -95,6 +96,7 @@ def load_plan(
         accelerator=document.profile.accelerator,
         project=document.store.project or "",
         store_url=document.store.url,
+        deploy=DeploySettings(**document.deploy.model_dump()),
     )
 
 
@@ -201,7 +203,8 @@ def load_fleet(folder: Path) -> Fleet:
         fields = table.model_dump()
         # Two addresses on this very machine disturb each other's timing even where the user did not say so.
         shares = table.shares or ("local:" if table.address == "local:" else None)
-        devices.append(Device(**{**fields, "tags": tuple(table.tags), "shares": shares}))
+        deploy = DeploySettings(**fields.pop("deploy"))
+        devices.append(Device(**{**fields, "tags": tuple(table.tags), "shares": shares, "deploy": deploy}))
     return Fleet(tuple(devices), profiles)
 
 

@@ -15,6 +15,9 @@ Number = Annotated[float, Field(allow_inf_nan=False)]
 NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 PositiveNumber = Annotated[float, Field(gt=0)]
 PositiveInteger = Annotated[int, Field(gt=0)]
+Wait = Annotated[float, Field(gt=0, le=3600)]
+Command = Annotated[tuple[Annotated[str, Field(max_length=4096)], ...], Field(min_length=1, max_length=64)]
+Unit = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9@:._-]{0,200}$")]
 
 
 class Table(BaseModel):
@@ -81,6 +84,32 @@ class StoreTable(Table):
     url: str | None = None
 
 
+class DeployTable(Table):
+    """[deploy] of edgedeploy.toml, and [device.deploy] of fleet.toml."""
+
+    key: Name | None = None
+    valid_days: Annotated[float, Field(gt=0, le=3650)] | None = None
+    reload: Command | None = None
+    reload_timeout_s: Wait | None = None
+    health: Command | None = None
+    health_timeout_s: Wait | None = None
+    unit: Unit | None = None
+    user_unit: Unit | None = None
+    attempts: Annotated[int, Field(ge=1, le=10)] | None = None
+    pause_s: Annotated[float, Field(ge=0, le=60)] | None = None
+    max_slowdown: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
+    steady_s: Annotated[float, Field(gt=0, le=600)] | None = None
+
+    @model_validator(mode="after")
+    def _is_one_way(self) -> DeployTable:
+        given = [name for name in ("unit", "user_unit") if getattr(self, name) is not None]
+        if self.reload is not None or self.health is not None:
+            given.append("reload and health")
+        if len(given) > 1:
+            raise ValueError(f"says twice how to tell the application, by {' and by '.join(given)}; keep one")
+        return self
+
+
 class PlanFile(Table):
     """edgedeploy.toml."""
 
@@ -90,6 +119,7 @@ class PlanFile(Table):
     recipe: Annotated[list[RecipeTable], Field(min_length=1)]
     profile: ProfileTable = ProfileTable()
     store: StoreTable = StoreTable()
+    deploy: DeployTable = DeployTable()
 
 
 class DeviceTable(Table):
@@ -104,6 +134,7 @@ class DeviceTable(Table):
     shares: str | None = None
     accelerator: Name | None = None
     emulated: bool = False
+    deploy: DeployTable = DeployTable()
     tags: list[str] = []
 
 

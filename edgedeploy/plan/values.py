@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
 from edgedeploy.errors import PlanError
 from edgedeploy.plan.mistakes import did_you_mean
-from edgedeploy.records import Device, DeviceProfile, Limits, Pass, Recipe
+from edgedeploy.records import DeploySettings, Device, DeviceProfile, Limits, Pass, Recipe
 
 PLAN_FILE = "edgedeploy.toml"
 FLEET_FILE = "fleet.toml"
@@ -47,6 +47,7 @@ class Plan:
     accelerator: str
     project: str
     store_url: str | None
+    deploy: DeploySettings = field(default_factory=DeploySettings)
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
@@ -69,8 +69,7 @@ def profile(
     the errors of `Board.run_job`.
     """
     switches = [kind.accelerator(accelerator, variant.target) for variant in variants]
-    builds = any(switch is not None and switch.caches for switch in switches)
-    child_timeout_s = BUILD_TIMEOUT_S if builds else CHILD_TIMEOUT_S
+    deadline_s = child_timeout_s(switches)
     operation = {
         "op": "profile",
         "mode": mode.name,
@@ -82,7 +81,7 @@ def profile(
         "min_seconds": mode.min_seconds,
         "max_runs": MAX_RUNS,
         "warm_up": WARM_UP,
-        "child_timeout_s": child_timeout_s,
+        "child_timeout_s": deadline_s,
         "variants": [
             {
                 "id": variant.id,
@@ -90,16 +89,16 @@ def profile(
                 "artifact": variant.artifact.sha256,
                 "contract": variant.contract.sha256,
                 "probe": variant.probe.sha256,
-                "tolerance": _tolerance(variant.target.precision, switch),
+                "tolerance": output_tolerance(variant.target.precision, switch),
                 **_packed(board, variant),
-                **_switch(switch),
+                **({"switch": given} if (given := switched_on(switch)) else {}),
             }
             for variant, switch in zip(variants, switches, strict=True)
         ],
     }
     # Every child may take its whole time before the agent gives up on it.
-    deadline_s = 60.0 + child_timeout_s * len(variants) * (mode.repetitions + 2)
-    document = board.run_job([operation], timeout_s=deadline_s)
+    timeout_s = 60.0 + deadline_s * len(variants) * (mode.repetitions + 2)
+    document = board.run_job([operation], timeout_s=timeout_s)
     result = board.result(document, 0)
     said = {entry["id"]: entry for entry in result["variants"]}
     missing = [variant.name for variant in variants if variant.id not in said]
@@ -112,8 +111,14 @@ def profile(
     ]
 
 
-def _tolerance(precision: Precision, accelerator: Accelerator | None) -> float:
-    least = ACCELERATED_TOLERANCE if _switch(accelerator) else 0.0
+def child_timeout_s(accelerators: Iterable[Accelerator | None]) -> float:
+    """How long one process on the board may take; None among the accelerators stands for the CPU."""
+    return BUILD_TIMEOUT_S if any(one is not None and one.caches for one in accelerators) else CHILD_TIMEOUT_S
+
+
+def output_tolerance(precision: Precision, accelerator: Accelerator | None) -> float:
+    """How far a board may stray from the host on an accelerator, None for the CPU, relative to the outputs' range."""
+    least = ACCELERATED_TOLERANCE if switched_on(accelerator) else 0.0
     return max(OUTPUT_TOLERANCE[precision], least)
 
 
@@ -124,11 +129,10 @@ def _packed(board: Board, variant: Variant) -> dict[str, Any]:
     return {"packed": {"sha256": variant.packed.sha256, "file_bytes": variant.artifact.size_bytes}}
 
 
-def _switch(accelerator: Accelerator | None) -> dict[str, Any]:
+def switched_on(accelerator: Accelerator | None) -> dict[str, Any]:
     """How a job says that an accelerator is to be switched on; nothing where the runtime does it by itself."""
     names = ("provider", "library", "device", "then", "session", "delegate", "options")
-    given = {name: value for name in names if accelerator and (value := getattr(accelerator, name))}
-    return {"switch": given} if given else {}
+    return {name: value for name in names if accelerator and (value := getattr(accelerator, name))}
 
 
 def _check_runtimes(board: Board, kind: DeviceProfile) -> None:

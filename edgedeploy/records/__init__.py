@@ -38,6 +38,7 @@ from edgedeploy.records.built import (
     Variant,
 )
 from edgedeploy.records.chosen import Choice, Rejection
+from edgedeploy.records.deployed import BoardReleases, DeploySettings, Release
 from edgedeploy.records.measured import (
     Conditions,
     Energy,
@@ -58,11 +59,13 @@ __all__ = [
     "SOURCE",
     "Accelerator",
     "Artifact",
+    "BoardReleases",
     "Calibration",
     "CalibrationMethod",
     "Choice",
     "Conditions",
     "CpuCluster",
+    "DeploySettings",
     "Device",
     "DeviceProfile",
     "Drop",
@@ -86,6 +89,7 @@ __all__ = [
     "Quality",
     "Recipe",
     "Rejection",
+    "Release",
     "Repetition",
     "Report",
     "RuntimeSupport",

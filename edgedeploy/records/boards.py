@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from edgedeploy.records.asked import ONNX_OPSET, Format, Int8Form, Precision, Target
+from edgedeploy.records.deployed import DeploySettings
 
 CPU = "cpu"  # the accelerator that every board has and no profile names
 
@@ -199,7 +200,7 @@ class Device:
 
     `root` is the folder on the board that edgedeploy owns; `~` is the home of the user who logs in. `shares`
     names a resource that boards on one host share, so that they are never measured at once. `accelerator` is what to
-    measure on, None for what the plan says.
+    measure on, None for what the plan says. `deploy` is what it wants otherwise than the plan about releases.
     """
 
     name: str
@@ -211,4 +212,5 @@ class Device:
     shares: str | None = None
     accelerator: str | None = None
     emulated: bool = False
+    deploy: DeploySettings = field(default_factory=DeploySettings)
     tags: tuple[str, ...] = ()

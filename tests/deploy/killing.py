@@ -1,0 +1,34 @@
+"""Runs an agent and kills it, as a loss of power would, at a call of os: `FUNCTION:ENDING:WHEN:NTH`."""
+
+from __future__ import annotations
+
+import os
+import runpy
+import signal
+import sys
+from typing import Any
+
+
+def main() -> None:
+    function, ending, when, nth = sys.argv[1].split(":")
+    real, calls = getattr(os, function), 0
+
+    def deadly(*arguments: Any, **options: Any) -> Any:
+        nonlocal calls
+        paths = [str(one) for one in arguments if isinstance(one, str)]
+        hit = bool(paths) and paths[-1].endswith(ending)
+        calls += hit
+        if hit and calls == int(nth) and when == "before":
+            os.kill(os.getpid(), signal.SIGKILL)
+        result = real(*arguments, **options)
+        if hit and calls == int(nth):
+            os.kill(os.getpid(), signal.SIGKILL)
+        return result
+
+    setattr(os, function, deadly)
+    sys.argv = sys.argv[2:]
+    runpy.run_path(sys.argv[0], run_name="__main__")
+
+
+if __name__ == "__main__":
+    main()

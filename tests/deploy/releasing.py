@@ -1,0 +1,159 @@
+"""A board with releases: tiny real models, real signatures, and an application that writes down what it is told."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from edgedeploy.deploy import Run, SigningKey, settled
+from edgedeploy.deploy.manifest import write_manifest
+from edgedeploy.on_device.sshsig import MANIFEST_NAMESPACE
+from edgedeploy.packing import pack
+from edgedeploy.records import Artifact, DeploySettings, Device, Format, Variant
+from tests.on_device import models
+from tests.on_device.virtual_board import VirtualBoard, sha256
+from tests.support.records import make_variant
+
+DEVICE = Device("kitchen", "box", "local:")
+KILLING = Path(__file__).with_name("killing.py")
+
+
+@dataclass(frozen=True)
+class Built:
+    """A variant with its bytes, by SHA-256."""
+
+    variant: Variant
+    contents: dict[str, bytes]
+
+    def files(self, folder: Path) -> dict[str, Path]:
+        """The same as files in a folder."""
+        folder.mkdir(exist_ok=True)
+        for digest, content in self.contents.items():
+            (folder / digest).write_bytes(content)
+        return {digest: folder / digest for digest in self.contents}
+
+
+def build(name: str, folder: Path, *, wrong: bool = False) -> Built:
+    """A variant whose file differs from every other one's; with `wrong`, it does not compute what its probe says."""
+    import onnx
+
+    proto = onnx.load_from_string(models.onnx_matmul())
+    proto.doc_string = name
+    model = bytes(proto.SerializeToString())
+    probe = models.probe_of(model, models.ONNX, folder)
+    if wrong:
+        probe = models.probe(models.EXAMPLES, models.EXAMPLES @ models.WEIGHTS + 1)
+    contract = models.encode(models.ONNX)
+    packed = pack(model, Format.ONNX).content
+    contents = {sha256(content): content for content in (model, contract, probe, packed)}
+
+    def artifact(content: bytes, form: str) -> Artifact:
+        return Artifact(sha256(content), form, len(content))
+
+    variant = replace(
+        make_variant(name),
+        artifact=artifact(model, "onnx"),
+        contract=artifact(contract, "json"),
+        probe=artifact(probe, "npz"),
+        packed=artifact(packed, "edpk"),
+    )
+    return Built(variant, contents)
+
+
+def run_of(p50_ms: float | None = None) -> Run:
+    return Run(1, "cpu", None, 1e-3, 60.0, p50_ms)
+
+
+class Kitchen:
+    """A virtual board, a key that it trusts, and an application beside it."""
+
+    def __init__(self, root: Path, key: SigningKey, python: str = sys.executable) -> None:
+        self.board = VirtualBoard(root, python)
+        self.root, self.key = root, key
+        self.told = root / "told"
+        self.settings = settled(
+            DeploySettings(
+                reload=("sh", "-c", 'echo "$EDGEDEPLOY_RELEASE" >> "${EDGEDEPLOY_CURRENT%/*}/told"'),
+                attempts=1,
+                pause_s=0.0,
+                steady_s=0.01,
+                health_timeout_s=0.5,
+            )
+        )
+
+    def enrol(self, **changes: Any) -> dict[str, Any]:
+        operation = {"op": "enrol", "key": self.key.public, "profile": "box", "device": "kitchen", "replaces": None}
+        (result,) = self.board.run({**operation, **changes})
+        return result
+
+    def operation(
+        self,
+        number: int,
+        built: Built,
+        *,
+        key: SigningKey | None = None,
+        change: Callable[[dict[str, Any]], None] | None = None,
+        packed: bool = False,
+        settings: DeploySettings | None = None,
+        p50_ms: float | None = None,
+        max_ratio: float | None = None,
+    ) -> dict[str, Any]:
+        """Push a variant and sign a release of it, whose manifest `change` spoils before it is signed."""
+        for content in built.contents.values():
+            self.board.put(content)
+        lying = built.variant.packed if packed else built.variant.artifact
+        settings = settings.over(self.settings) if settings else self.settings
+        manifest = write_manifest(number, DEVICE, built.variant, lying, run_of(p50_ms), settings, max_ratio)
+        if change is not None:
+            document = json.loads(manifest)
+            change(document)
+            manifest = json.dumps(document)
+        signature = (key or self.key).sign(manifest, MANIFEST_NAMESPACE)
+        return {"op": "deploy", "manifest": manifest, "signature": signature}
+
+    def do(self, operation: dict[str, Any]) -> dict[str, Any]:
+        (result,) = self.board.run(operation)
+        return result
+
+    def kill_at(self, point: str, operation: dict[str, Any]) -> None:
+        """Do it, and have it killed at a point: see killing.py."""
+        self.board.write_job(operation)
+        argv = [self.board.python, str(KILLING), point]
+        argv += [str(self.board.agent), str(self.board.job_path), str(self.board.report_path)]
+        done = subprocess.run(argv, capture_output=True, timeout=120, env=plain_environment())
+        assert done.returncode == -9, f"{point} was never reached: {done.stderr.decode()}"
+
+    def state(self) -> dict[str, Any]:
+        """What the board says; looking at it recovers it first."""
+        return self.do({"op": "releases"})
+
+    def active(self) -> tuple[int | None, int | None]:
+        """The active release and the one before, by what lies there, checked to be whole and nothing else."""
+        found = self.state()
+        numbers = []
+        for link in ("current", "previous"):
+            release = found[link]
+            assert (release is None) == (not os.path.lexists(self.root / link))
+            if release is not None:
+                assert release["drift"] == []
+                assert str((self.root / link).readlink()) == f"releases/{release['number']}"
+            numbers.append(release["number"] if release else None)
+        lying = {path.name for path in (self.root / "releases").iterdir()} - {"highest", "recovered.json"}
+        assert lying == {str(number) for number in numbers if number}
+        assert not [path for path in self.root.iterdir() if path.name.endswith(".next")]
+        assert not list((self.root / "tmp").iterdir())
+        return numbers[0], numbers[1]
+
+    def heard(self) -> list[str]:
+        """The releases that the application was told of, one after another."""
+        return self.told.read_text().split("\n")[:-1] if self.told.exists() else []
+
+
+def plain_environment() -> dict[str, str]:
+    return {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}

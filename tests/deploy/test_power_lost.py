@@ -1,0 +1,159 @@
+"""A board whose agent dies at any step ends in the old state or the new, never a third."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+
+from edgedeploy.records import DeploySettings
+from tests.deploy.releasing import Built, Kitchen, plain_environment
+
+FILLING = Path(__file__).with_name("filling.py")
+OLD, NEW = (2, 1), (3, 2)
+DEADLINE = pytest.mark.timeout(60)
+
+
+@DEADLINE
+@pytest.mark.fault
+@pytest.mark.parametrize(
+    ("point", "ends"),
+    [
+        ("mkdir:.new-3:after:1", OLD),
+        ("link:model.onnx:after:1", OLD),
+        ("rename:releases/3:before:1", OLD),
+        ("rename:releases/3:after:1", OLD),
+        ("replace:releases/highest:before:1", OLD),
+        ("replace:releases/highest:after:1", OLD),
+        ("replace:journal.json:before:1", OLD),
+        ("replace:journal.json:after:1", OLD),
+        ("symlink:.current.next:after:1", OLD),
+        ("replace:/current:before:1", OLD),
+        ("replace:/current:after:1", OLD),
+        ("replace:/1.json:after:1", OLD),  # on probation, about to load the model
+        ("replace:journal.json:before:2", OLD),  # proven, and not yet written down
+        ("replace:journal.json:after:2", NEW),
+        ("replace:/previous:before:1", NEW),
+        ("replace:/previous:after:1", NEW),
+        ("rename:.new-gone-1:after:1", NEW),
+        ("unlink:journal.json:before:1", NEW),
+        ("unlink:journal.json:after:1", NEW),
+    ],
+)
+def test_power_lost_while_activating(kitchen: Kitchen, third: Built, point: str, ends: tuple[int, int]) -> None:
+    """An agent that dies at any step of an activation leaves a board that the next operation sets right."""
+    kitchen.kill_at(point, kitchen.operation(3, third))
+    assert kitchen.active() == ends
+    heard = kitchen.heard()
+    assert not heard or heard[-1] == str(ends[0]), "what the application was told last is what is active"
+
+
+@DEADLINE
+@pytest.mark.fault
+@pytest.mark.parametrize("point", ["rename:releases/3:after:1", "replace:/current:after:1"])
+def test_deploying_again_after_power_was_lost(kitchen: Kitchen, third: Built, point: str) -> None:
+    """Recovery is part of the next deploy too, and the number that was lost is not used twice."""
+    kitchen.kill_at(point, kitchen.operation(3, third))
+    done = kitchen.do(kitchen.operation(4, third))
+    assert (done["outcome"], done["before"]) == ("active", 2)
+    assert kitchen.active() == (4, 2)
+    assert kitchen.heard()[-1] == "4"
+
+
+@DEADLINE
+@pytest.mark.fault
+@pytest.mark.parametrize(
+    "point",
+    [
+        "replace:journal.json:before:2",
+        "replace:journal.json:after:2",
+        "replace:/current:before:2",
+        "replace:/current:after:2",
+        "rename:.new-gone-3:before:1",
+        "rename:.new-gone-3:after:1",
+        "unlink:journal.json:before:1",
+        "unlink:journal.json:after:1",
+    ],
+)
+def test_power_lost_while_rolling_back_by_itself(kitchen: Kitchen, third: Built, point: str) -> None:
+    """An agent that dies while it takes a bad release back leaves a board that goes on taking it back."""
+    unwell = DeploySettings(reload=kitchen.settings.reload, health=("false",), health_timeout_s=0.1)
+    kitchen.kill_at(point, kitchen.operation(3, third, settings=unwell))
+    assert kitchen.active() == OLD
+    assert kitchen.heard()[-1] == "2"
+
+
+@DEADLINE
+@pytest.mark.fault
+@pytest.mark.parametrize(
+    ("died", "again", "ends"),
+    [
+        ("replace:/current:after:1", "replace:/current:after:1", OLD),
+        ("replace:/current:after:1", "unlink:journal.json:before:1", OLD),
+        ("replace:journal.json:after:2", "replace:/previous:after:1", NEW),
+        ("replace:journal.json:after:2", "unlink:journal.json:before:1", NEW),
+    ],
+)
+def test_power_lost_while_recovering(
+    kitchen: Kitchen, third: Built, died: str, again: str, ends: tuple[int, int]
+) -> None:
+    """Recovery that dies itself is recovered from: it may be done any number of times."""
+    kitchen.kill_at(died, kitchen.operation(3, third))
+    kitchen.kill_at(again, {"op": "releases"})
+    assert kitchen.active() == ends
+    assert kitchen.heard()[-1] == str(ends[0])
+
+
+@DEADLINE
+@pytest.mark.fault
+@pytest.mark.parametrize(
+    ("point", "ends"),
+    [("replace:/current:after:1", (2, 1)), ("replace:/previous:before:1", (1, 2)), ("replace:/1.json:after:1", (2, 1))],
+)
+def test_power_lost_during_a_rollback(kitchen: Kitchen, point: str, ends: tuple[int, int]) -> None:
+    """A rollback that dies is taken back or brought to its end, and both releases stay whole."""
+    kitchen.kill_at(point, {"op": "rollback", "number": 1})
+    assert kitchen.active() == ends
+    assert kitchen.heard()[-1] == str(ends[0])
+
+
+@DEADLINE
+@pytest.mark.fault
+def test_a_restart_of_the_whole_board_while_the_application_reloads(
+    kitchen: Kitchen, third: Built, tmp_path: Path
+) -> None:
+    """When everything dies at once in mid-activation, the board comes back with the old release and says so."""
+    mark = tmp_path / "reloading"
+    slow = DeploySettings(reload=("sh", "-c", f'test "$EDGEDEPLOY_RELEASE" = 2 || {{ touch "{mark}"; sleep 60; }}'))
+    kitchen.board.write_job(kitchen.operation(3, third, settings=slow))
+    with kitchen.board.start() as agent:
+        deadline = time.monotonic() + 30
+        while not mark.exists() and time.monotonic() < deadline:
+            time.sleep(0.02)
+        all_of_it = [*psutil.Process(agent.pid).children(recursive=True), psutil.Process(agent.pid)]
+        for process in all_of_it:
+            process.send_signal(signal.SIGKILL)
+    assert str((kitchen.root / "current").readlink()) == "releases/3"
+    assert kitchen.active() == OLD
+    assert "the activation of release 3 was taken back" in kitchen.state()["recovered"]
+
+
+@DEADLINE
+@pytest.mark.fault
+def test_a_board_that_starts_alone_sets_itself_right(kitchen: Kitchen, third: Built) -> None:
+    """A start-up script can recover with the agent that the last release left, without any host."""
+    kitchen.kill_at("replace:/1.json:after:1", kitchen.operation(3, third))
+    recover = [sys.executable, str(kitchen.root / "agent"), "--recover", str(kitchen.root)]
+    done = subprocess.run(recover, capture_output=True, timeout=60, env=plain_environment())
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert str((kitchen.root / "current").readlink()) == "releases/2"
+    assert kitchen.heard()[-1] == "2"
+    assert kitchen.active() == OLD
+    (kitchen.root / "releases" / "journal.json").write_text("{")
+    done = subprocess.run(recover, capture_output=True, timeout=60, env=plain_environment())
+    assert (done.returncode, b"journal.json is damaged" in done.stderr) == (1, True)
