@@ -270,14 +270,14 @@ def test_a_lab_that_is_down_stays_so(nowhere: Path, capsys: pytest.CaptureFixtur
 
 
 def test_without_root_it_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(system.os, "geteuid", lambda: 1000)
+    monkeypatch.setattr("os.geteuid", lambda: 1000)
     with pytest.raises(LabError, match=r"needs root: run it with sudo\.$"):
         system.check_machine(emulated=False)
 
 
 def test_a_missing_package_is_named_with_its_line(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(system.os, "geteuid", lambda: 0)
-    monkeypatch.setattr(system.shutil, "which", lambda name, path: None if "mmdeb" in name or "qemu" in name else name)
+    monkeypatch.setattr("os.geteuid", lambda: 0)
+    monkeypatch.setattr("shutil.which", lambda name, path: None if "mmdeb" in name or "qemu" in name else name)
     with pytest.raises(LabError, match=r"lacks mmdebstrap: apt-get install mmdebstrap\.$"):
         system.check_machine(emulated=False)
     with pytest.raises(LabError, match=r"apt-get install mmdebstrap qemu-user-static\.$"):

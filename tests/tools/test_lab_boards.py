@@ -182,7 +182,7 @@ def test_a_full_disk_is_full_and_full_of_names_too(pi4: VirtualBoard, lab: Lab) 
     with pytest.raises(CommandFailed, match="No space left on device"):
         ask(lab, "pi4", "head -c 100000 /dev/zero > ~/file")
     pi4.release_disk()
-    ask(lab, "pi4", "rm -f ~/file; head -c 100000 /dev/zero > ~/file")
+    ask(lab, "pi4", "rm -f ~/file ~/another; head -c 100000 /dev/zero > ~/file")
     pi4.fill_inodes()
     with pytest.raises(CommandFailed, match="No space left on device"):
         ask(lab, "pi4", "touch ~/another")
