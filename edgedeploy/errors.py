@@ -16,6 +16,7 @@
         CommandFailed           a command ran and failed; carries argv, exit code, both streams
       BoardError                no space, no Python, no runtime, locked, unfit profile
       AgentError                no report came back, or one that cannot be read
+      DownloadError             a package registry, asked from this machine, did not give what was asked for
       StoreError                the project's own database or object folder
       LeaseError                another job holds the board
 
@@ -138,6 +139,12 @@ class BoardError(EdgeDeployError):
 
 class AgentError(EdgeDeployError):
     """The agent on the board left no report, or one that cannot be read."""
+
+
+class DownloadError(EdgeDeployError):
+    """A package registry cannot be reached from this machine, or not with the tools that are here."""
+
+    exit_code = ExitCode.UNAVAILABLE
 
 
 class StoreError(EdgeDeployError):

@@ -9,6 +9,7 @@ import typer
 
 from edgedeploy.cli import devices, doctor
 from edgedeploy.cli.options import Devices, Folder, Jobs, Json
+from edgedeploy.cli.provision import provision
 from edgedeploy.errors import ExitCode
 
 app = typer.Typer(
@@ -264,3 +265,6 @@ def recipes(
         print_recipes(ready_recipes(), as_json=as_json)
     else:
         print_recipe(ready_recipe(name), as_json=as_json)
+
+
+app.command()(provision)

@@ -19,10 +19,12 @@ from typing import TYPE_CHECKING, Any
 from .conditions import snapshot
 from .documents import read_json, write_json
 from .facts import board_facts, board_summary
+from .interpreter import VARIABLE
 from .lock import Locked, board_lock
-from .objects import admit, inventory
+from .objects import Refused, admit, inventory
 from .power import open_source
 from .reply import frame, take_output, unpack_job, write_all
+from .runtime_bundles import unpack_runtime
 from .schema import SCHEMA, MalformedDocument, check_envelope, check_operation
 
 if TYPE_CHECKING:
@@ -53,6 +55,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--inline", help="the job itself, packed, in place of a file")
     parser.add_argument("--reply", metavar="TOKEN", help="send what came out to standard output, framed, not to a file")
     parser.add_argument("--tethered", action="store_true", help="stop when standard input ends")
+    parser.add_argument("--bundle", metavar="SHA256", help="the provisioned runtime under the job's root to use")
     options = parser.parse_args(arguments)
     if (options.job is None) == (options.inline is None) or (options.report is None) == (options.reply is None):
         parser.error("give a job or --inline, and a report or --reply")
@@ -75,6 +78,9 @@ def _run(options: argparse.Namespace, output: int) -> int:
     except (OSError, ValueError) as error:
         print(f"edgedeploy-agent: the job cannot be used: {error}", file=sys.stderr)  # noqa: T201
         return 2
+    os.environ.pop(VARIABLE, None)
+    if options.bundle is not None:
+        os.environ[VARIABLE] = os.path.join(job["root"], "runtimes", options.bundle)
     results = [
         _attempt(operation, f"operations[{place}]", job["root"]) for place, operation in enumerate(job["operations"])
     ]
@@ -108,6 +114,8 @@ def _attempt(operation: Any, where: str, root: str) -> dict[str, Any]:
         return _error(name, "locked", error)
     except MalformedDocument as error:
         return _error(name, "bad_job", error)
+    except Refused as error:
+        return _error(name, "refused", error)
     except OSError as error:
         return _error(name, "io", error)
 
@@ -127,7 +135,7 @@ def _facts(_operation: dict[str, Any], root: str) -> dict[str, Any]:
         children = Children(workspace)
 
         def runtimes() -> dict[str, str]:
-            names = sorted({name for known in RUNTIMES.values() for name, _, _ in known})
+            names = sorted({"numpy", *(name for known in RUNTIMES.values() for name, _, _ in known)})
             answers = {name: children.run("version", {"runtime": name}, _IMPORT_TIMEOUT_S) for name in names}
             return {name: answer["version"] for name, answer in answers.items() if answer["outcome"] == "ok"}
 
@@ -167,6 +175,7 @@ _OPERATIONS: dict[str, Callable[[dict[str, Any], str], dict[str, Any]]] = {
     "inventory": inventory,
     "admit": admit,
     "profile": _profile,
+    "unpack_runtime": unpack_runtime,
 }
 
 

@@ -9,6 +9,7 @@ import re
 import struct
 from typing import TYPE_CHECKING, Any
 
+from .access import closed_sensors, shared_libraries
 from .conditions import parse_meminfo
 from .fields import find, read_text
 from .objects import space
@@ -57,6 +58,8 @@ def board_facts(store: str, runtimes: Callable[[], dict[str, str]], root: str = 
         model_name=_model_name(root, cpuinfo),
         runtimes=runtimes(),
         power_sources=available_sources(root),
+        closed=closed_sensors(root),
+        libraries=shared_libraries(root),
         **space(store),
     )
 

@@ -29,7 +29,7 @@ __all__ = ["MalformedDocument", "check_contract", "check_envelope", "check_job",
 
 SCHEMA = 1
 OUTCOMES = ("ok", "unsupported", "out_of_memory", "timeout", "crashed", "mismatch")
-ERROR_KINDS = ("locked", "bad_job", "io", "no_runtime")
+ERROR_KINDS = ("locked", "bad_job", "io", "no_runtime", "refused")
 FORMATS = ("onnx", "tflite")
 MAX_OBJECT_BYTES = 1 << 36
 MAX_CONTRACT_BYTES = 1 << 20
@@ -96,6 +96,12 @@ def _temporary(value: Any, where: str) -> None:
     parts = value.split("/")
     if len(parts) != 2 or parts[0] != "tmp" or parts[1] in ("", ".", "..") or "\0" in value:
         fail(where, "a path like 'tmp/NAME' inside the root", value)
+
+
+def _line(value: Any, where: str) -> None:
+    text(value, where)
+    if not value.isprintable():
+        fail(where, "one line of text", value)
 
 
 _size = integer(0, MAX_OBJECT_BYTES)
@@ -174,6 +180,15 @@ _OPERATIONS: dict[Any, dict[str, Check]] = {
             )
         ),
     },
+    # Ends among the runtimes under the name of the object's digest; `python` starts it where it brings none itself.
+    "unpack_runtime": {
+        "sha256": sha256,
+        "size_bytes": _size,
+        "unpacked_bytes": _size,
+        "files": integer(0, 50_000),
+        "python": _line,
+        "imports": listing(text, 1, 16),
+    },
 }
 _OPTIONAL: dict[str, dict[str, Check]] = {"profile": {"max_runs": integer(1, MAX_RUNS)}}
 
@@ -250,6 +265,8 @@ _RESULTS: dict[Any, dict[str, Check]] = {
                 "model_name": text,
                 "runtimes": mapping(text),
                 "power_sources": _texts,
+                "closed": mapping(text),
+                "libraries": mapping(text),
                 "free_bytes": _count,
                 "total_bytes": _count,
             }
@@ -268,6 +285,12 @@ _RESULTS: dict[Any, dict[str, Check]] = {
         "refused": listing(record({"sha256": sha256, "reason": text})),
     },
     "profile": {"variants": listing(_VARIANT)},
+    "unpack_runtime": {
+        "runtimes": mapping(text),
+        "failed": mapping(text),
+        "free_bytes": _count,
+        "total_bytes": _count,
+    },
 }
 _REPORT: dict[str, Check] = {
     "schema": _schema,

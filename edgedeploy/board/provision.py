@@ -1,0 +1,278 @@
+"""Brings one board the runtimes that it lacks, with no internet, no pip and no root there."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from edgedeploy.board.debian import DebianPackages, DebianPython
+from edgedeploy.board.facts import BoardFacts, check_machine, check_root, python_minor
+from edgedeploy.board.host_tools import ONE_AT_A_TIME, cache_folder
+from edgedeploy.board.inspecting import Found, describe, found_on, machine_of, plain
+from edgedeploy.board.push import push
+from edgedeploy.board.runtime_archive import RuntimeBundle, pack
+from edgedeploy.board.runtime_choice import MODULES, PYTHONS, Choice, Description, Way, choose
+from edgedeploy.board.session import Board, probe, transfer_timeout_s
+from edgedeploy.board.wheels import Index, PipIndex
+from edgedeploy.errors import BoardError
+from edgedeploy.records import Device, DeviceProfile
+from edgedeploy.transport import Transport, open_transport
+
+FACTS_TIMEOUT_S = 600.0
+UNPACK_TIMEOUT_S = 1200.0  # four imports on an emulated board, and an SD card's pace
+# What stays free beside the unpacked files: logs, reports, compiled modules.
+RESERVE_BYTES = 64 << 20
+
+# Checks, where the board can, and unpacks no more than starts Python; that Python then does it all over with care.
+_BOOT = """
+archive=$1 folder=$2 expected=$3
+if command -v sha256sum >/dev/null 2>&1; then
+  found=$(sha256sum < "$archive") || exit 1
+  if [ "${found%% *}" != "$expected" ]; then echo "sha256 is ${found%% *} instead of $expected" >&2; exit 2; fi
+fi
+mkdir -- "$folder" && cd -- "$folder" && tar -xzf "$archive" bundle.json bin lib
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Provisioned:
+    """What a board has and what came to it; after a dry run, what would.
+
+    `bundle` is the digest of what is in use afterwards, None where there is none. `brought` holds packages and their
+    versions, `cannot` each runtime that the board goes without, and why.
+    """
+
+    device: str
+    found: Found
+    way: str
+    bundle: str | None
+    brought: dict[str, str]
+    bytes_sent: int
+    unpacked_bytes: int
+    cannot: dict[str, str]
+    notes: tuple[str, ...]
+    dry_run: bool
+
+
+def provision(
+    device: Device,
+    profile: DeviceProfile,
+    base: Path,
+    *,
+    runtimes: Sequence[str] = (),
+    dry_run: bool = False,
+    step: Callable[[str], None] | None = None,
+    progress: Callable[[int, int], None] | None = None,
+    index: Index | None = None,
+    cache: Path | None = None,
+) -> Provisioned:
+    """Bring a board the runtimes of its profile, or those named, that it lacks.
+
+    `step` is told what begins, `progress` the bytes sent so far and in all. Raises PlanError, TransportError,
+    BoardError, AgentError, LeaseError or DownloadError; then the board runs what it ran before.
+    """
+    tell = step or _nothing
+    wanted = [name for name in (runtimes or [runtime.name for runtime in profile.runtimes]) if name in MODULES]
+    folder = cache or cache_folder()
+    with open_transport(device, base) as transport:
+        facts = probe(transport, device)
+        check_machine(facts, device, profile)
+        check_root(facts, device.name)
+        board = _board(transport, facts, device)
+        told = {} if board is None else board.result(board.run_job([{"op": "facts"}], timeout_s=FACTS_TIMEOUT_S), 0)
+        found = found_on(facts, told.get("facts"))
+        description = describe(facts, told.get("facts"))
+        if not dry_run and any(MODULES[name] not in description.present for name in wanted):
+            _check_executable(facts, device)
+        tell(f"choose what {device.name} needs")
+        with ONE_AT_A_TIME:
+            choice, bundle = _made(description, wanted, index or PipIndex(folder), folder)
+        there = bundle is not None and _in_use(bundle, choice, facts, found)
+        outcome = _outcome(device, found, choice, facts, None if there else bundle, dry_run=dry_run)
+        if bundle is None or there or dry_run:
+            return outcome
+        _check_space(facts, device, bundle)
+        tell(f"provision {device.name}")
+        operation = _operation(bundle, choice, board.python if board and choice.way is Way.WHEELS else "", device)
+        if board is None:
+            results = _boot(transport, facts, bundle, operation, progress)
+        else:
+            push(board, {bundle.sha256: bundle.path}, progress=progress, reserve_bytes=_room(bundle))
+            results = [board.result(board.run_job([operation], timeout_s=UNPACK_TIMEOUT_S), 0)]
+        return _after(outcome, results)
+
+
+def _board(transport: Transport, facts: BoardFacts, device: Device) -> Board | None:
+    """The board with the Python that can run the agent, the one that has wheels first; None where there is none."""
+    runs = facts.python is not None and python_minor(facts) >= (3, 7)
+    has_wheels = facts.loader is not None or PYTHONS[0] <= python_minor(facts) <= PYTHONS[1]
+    if facts.system.pythons and device.python is None and not (runs and has_wheels):
+        other = facts.system.pythons[0]
+        minor = other.rpartition("python")[2]
+        usable = replace(facts, python=other, python_version=minor, python_bits=None, bundle=None, loader=None)
+        return Board(transport, usable, other)
+    return Board(transport, facts, facts.python, facts.interpreter) if runs and facts.python else None
+
+
+def _nothing(_text: str) -> None:
+    return None
+
+
+def _made(board: Description, wanted: Sequence[str], index: Index, cache: Path) -> tuple[Choice, RuntimeBundle | None]:
+    """Choose, and pack what was chosen; None where there is nothing to bring."""
+    debian = DebianPackages(cache, board.machine)
+    why = debian.why_not()
+    choice = choose(board, wanted, index, why)
+    with ExitStack() as stack:
+        own: DebianPython | None = None
+        if not why and (choice.cannot or choice.notes):
+            own = stack.enter_context(debian.python())
+            choice = choose(board, wanted, index, own.offers)
+        if not choice.wheels:
+            return choice, None
+        extra: dict[str, Path] = {}
+        if own is not None and choice.way is Way.OWN_PYTHON:
+            extra = {**own.files, **(own.numpy if choice.system_numpy else {})}
+        elif own is not None:
+            extra = {f"lib/{name}": own.libraries[name] for name in choice.libraries}
+        about = {"way": choice.way, "packages": _packages(choice), "machine": board.machine}
+        return choice, pack(cache, choice.wheels, extra, own.packages if own and extra else (), about)
+
+
+def _packages(choice: Choice) -> dict[str, str]:
+    packages = {wheel.name.replace("_", "-"): wheel.version for wheel in choice.wheels}
+    return packages | ({"numpy": choice.system_numpy} if choice.system_numpy else {})
+
+
+def _outcome(
+    device: Device, found: Found, choice: Choice, facts: BoardFacts, bundle: RuntimeBundle | None, *, dry_run: bool
+) -> Provisioned:
+    return Provisioned(
+        device=device.name,
+        found=found,
+        way=str(choice.way) if bundle else "",
+        bundle=facts.bundle if bundle is None else bundle.sha256,
+        brought={} if bundle is None else _packages(choice),
+        bytes_sent=0 if bundle is None else bundle.size_bytes,
+        unpacked_bytes=0 if bundle is None else bundle.unpacked_bytes,
+        cannot=dict(choice.cannot),
+        notes=choice.notes,
+        dry_run=dry_run,
+    )
+
+
+def _in_use(bundle: RuntimeBundle, choice: Choice, facts: BoardFacts, found: Found) -> bool:
+    return facts.bundle == bundle.sha256 and all(MODULES[name] in found.runtimes for name in choice.runtimes)
+
+
+def _check_executable(facts: BoardFacts, device: Device) -> None:
+    if not facts.system.executable:
+        place = facts.system.executable_place
+        mend = f'set `root = "{place.rstrip("/")}/.edgedeploy"`' if place else "set `root =`"
+        raise BoardError(
+            f"{device.name}: nothing can be executed under {facts.root}, which a runtime needs (the file system is "
+            f"mounted noexec, or a security module forbids it): {mend} in fleet.toml"
+            + (", where it can." if place else " to a folder where it can.")
+        )
+
+
+def _check_space(facts: BoardFacts, device: Device, bundle: RuntimeBundle) -> None:
+    needed = bundle.size_bytes + _room(bundle)
+    if facts.free_bytes is not None and facts.free_bytes < needed:
+        raise BoardError(
+            f"{device.name}: not enough space: the runtime takes {needed >> 20} MiB while it is unpacked, and "
+            f"{facts.free_bytes >> 20} MiB are free in {facts.root}: clear it, or set `root =` in fleet.toml."
+        )
+
+
+def _room(bundle: RuntimeBundle) -> int:
+    """What must be free beside the packed file."""
+    return bundle.unpacked_bytes + bundle.files * 4096 + RESERVE_BYTES
+
+
+def _operation(bundle: RuntimeBundle, choice: Choice, python: str, device: Device) -> dict[str, Any]:
+    return {
+        "op": "unpack_runtime",
+        "sha256": bundle.sha256,
+        "size_bytes": bundle.size_bytes,
+        "unpacked_bytes": bundle.unpacked_bytes,
+        "files": bundle.files,
+        # Named as fleet.toml names it, so that another name there is seen to be another Python.
+        "python": (device.python or python) if python else "",
+        "imports": [MODULES[name] for name in choice.runtimes],
+    }
+
+
+def _boot(
+    transport: Transport,
+    facts: BoardFacts,
+    bundle: RuntimeBundle,
+    operation: Mapping[str, Any],
+    progress: Callable[[int, int], None] | None,
+) -> list[dict[str, Any]]:
+    """Send a bundle to a board that has no Python, and have the bundle's own Python unpack it."""
+    board = transport.board
+    if not facts.system.has_tar:
+        raise BoardError(
+            f"{board}: the board has neither a Python that can be used nor tar, so that nothing can be unpacked there; "
+            "install python3 or tar on it."
+        )
+    token, root = secrets.token_hex(8), facts.root.rstrip("/")
+    temporary = f"tmp/{token}-{bundle.sha256}"
+    archive, folder = f"{root}/{temporary}", f"{root}/tmp/boot-{token}"  # noqa: S108 - under our root
+    sent = 0
+
+    def advance(size: int) -> None:
+        nonlocal sent
+        sent += size
+        if progress is not None:
+            progress(sent, bundle.size_bytes)
+
+    python = f"{folder}/bin/python3"
+    loader = _LOADERS[machine_of(facts)]
+    interpreter = (f"{folder}/lib/{loader}", "--library-path", f"{folder}/lib", python)
+    booted = Board(transport, replace(facts, agent_sha256=None, bundle=None, loader=None), python, interpreter)
+    try:
+        transport.put(bundle.path, archive, timeout_s=transfer_timeout_s(bundle.size_bytes), progress=advance)
+        unpacked = transport.run(
+            ["sh", "-c", _BOOT, "boot", archive, folder, bundle.sha256], timeout_s=UNPACK_TIMEOUT_S, check=False
+        )
+        if unpacked.exit_code != 0:
+            said = plain(unpacked.stderr.decode("utf-8", "replace").strip().rpartition("\n")[2])
+            raise BoardError(f"{board}: the runtime that was sent cannot be unpacked there: {said}.")
+        admitted = {"temporary": temporary, "sha256": bundle.sha256, "size_bytes": bundle.size_bytes}
+        report = booted.run_job(
+            [{"op": "admit", "objects": [admitted]}, dict(operation), {"op": "facts"}], timeout_s=UNPACK_TIMEOUT_S
+        )
+        booted.result(report, 0)
+        return [booted.result(report, place) for place in (1, 2)]
+    finally:
+        booted.remove([archive])
+        booted.remove_folder(folder)
+
+
+_LOADERS = {"aarch64": "ld-linux-aarch64.so.1", "armv7l": "ld-linux-armhf.so.3", "x86_64": "ld-linux-x86-64.so.2"}
+
+
+def _after(outcome: Provisioned, results: Sequence[Mapping[str, Any]]) -> Provisioned:
+    unpacked = results[0]
+    names = {module: name for name, module in MODULES.items()}
+    failed = {
+        names.get(module, plain(module)): f"it was brought and cannot be imported: {plain(why)}"
+        for module, why in unpacked["failed"].items()
+    }
+    found = outcome.found
+    if len(results) > 1:
+        told = results[1]["facts"]
+        found = replace(
+            found,
+            model=plain(told["model_name"]) or found.model,
+            sensors=tuple(plain(name) for name in told["power_sources"]),
+            closed={plain(name): plain(who) for name, who in told["closed"].items()},
+        )
+    runs = {**found.runtimes, **{plain(name): plain(version) for name, version in unpacked["runtimes"].items()}}
+    return replace(outcome, found=replace(found, runtimes=runs), cannot={**outcome.cannot, **failed})
