@@ -33,8 +33,10 @@ except (ImportError, AttributeError, ValueError):
 # The ELF header of `od` itself tells the user land's width and machine where there is no getconf.
 PROBE = f"""
 say() {{ printf '{MARK}%s=%s\\n' "$1" "$2"; }}
+sh=/bin/sh
+[ -x $sh ] || sh=/system/bin/sh
 runs() {{
-  printf '#!%s\\nexit 0\\n' "$(command -v sh)" > "$1" && chmod 700 "$1" && "$1"
+  printf '#!%s\\nexit 0\\n' "$sh" > "$1" && chmod 700 "$1" && "$1"
   status=$?
   rm -f -- "$1"
   return $status

@@ -275,4 +275,6 @@ def _after(outcome: Provisioned, results: Sequence[Mapping[str, Any]]) -> Provis
             closed={plain(name): plain(who) for name, who in told["closed"].items()},
         )
     runs = {**found.runtimes, **{plain(name): plain(version) for name, version in unpacked["runtimes"].items()}}
+    if "numpy" in outcome.brought:
+        runs["numpy"] = outcome.brought["numpy"]  # which each of the runtimes has just imported
     return replace(outcome, found=replace(found, runtimes=runs), cannot={**outcome.cannot, **failed})

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from edgedeploy.board.wheels import Wheel, members
 
-VERSION = 1  # raise it when the same wheels and packages are packed in another way
+VERSION = 2  # raise it when the same wheels and packages are packed in another way
 MANIFEST = "bundle.json"
 _LEVEL = 6
 _CHUNK_BYTES = 1 << 20
@@ -87,12 +87,17 @@ def _unzipped(wheel: Wheel, temporary: Path) -> dict[str, Path]:
 
 
 def _write(packed: Path, files: Mapping[str, Path], manifest: bytes) -> int:
-    total = len(manifest)
+    total = 0
     with (
         packed.open("wb") as raw,
         gzip.GzipFile("", "wb", _LEVEL, raw, mtime=0) as plain,
         tarfile.open(fileobj=plain, mode="w", format=tarfile.PAX_FORMAT) as tar,
     ):
+        # A tar that is asked for a folder by name says that it is missing unless it is there as a folder.
+        for folder in sorted({name.partition("/")[0] for name in files}):
+            entry = tarfile.TarInfo(folder)
+            entry.type, entry.mode = tarfile.DIRTYPE, 0o755
+            tar.addfile(entry)
         # What starts Python comes first, so that a board without one need not read all of it for that.
         for name in [MANIFEST, *sorted(files, key=lambda name: (name.startswith("site/"), name))]:
             content = manifest if name == MANIFEST else files[name].read_bytes()

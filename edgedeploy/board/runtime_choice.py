@@ -100,6 +100,7 @@ def choose(board: Description, wanted: Sequence[str], index: Index, own: OwnPyth
     if not here.cannot and not here.notes:
         return here
     if isinstance(own, str):
+        # Where no wheel can be used at all, why no Python is brought is half of the answer.
         return replace(here, cannot=tuple((name, f"{why}; {own}") for name, why in here.cannot)) if reason else here
     brought = _own(board, list(wanted), index, own)
     # What the board has of its own, such as a build for its GPU, is worth more than what is brought.

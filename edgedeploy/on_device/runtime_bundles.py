@@ -85,6 +85,10 @@ def unpack(archive: BinaryIO, folder: str, max_bytes: int) -> None:
         raise Refused(f"it cannot be read: {error}") from error
     except FileExistsError as error:
         raise Refused(f"it holds {os.path.basename(str(error.filename))!r} twice") from error
+    except OSError as error:
+        if error.errno is not None:
+            raise
+        raise Refused(f"it cannot be read: {error}") from error  # what gzip says of bytes that are none of its own
 
 
 def _check(member: tarfile.TarInfo, entries: int) -> None:

@@ -184,7 +184,7 @@ _OPERATIONS: dict[Any, dict[str, Check]] = {
     "unpack_runtime": {
         "sha256": sha256,
         "size_bytes": _size,
-        "unpacked_bytes": _size,
+        "unpacked_bytes": _count,
         "files": integer(0, 50_000),
         "python": _line,
         "imports": listing(text, 1, 16),
