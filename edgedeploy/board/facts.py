@@ -26,8 +26,8 @@ class System:
 
     `libc` is "glibc 2.36", "musl", "bionic" or "". `user_land` is the machine that its programs are built for, "" where
     it does not tell. `executable` says whether a file under the root can be run; where it cannot, one can in
-    `executable_place`. `isa` holds the telling features that every core has. `pythons` are those beside the one asked
-    for, newest first.
+    `executable_place`. `isa` holds the telling features that every core has. `other_python` is the
+    version and the path of one that has wheels, where the one asked for has none.
     """
 
     libc: str = ""
@@ -38,7 +38,7 @@ class System:
     executable: bool = False
     executable_place: str = ""
     has_tar: bool = False
-    pythons: tuple[str, ...] = ()
+    other_python: tuple[str, str] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -186,6 +186,7 @@ def check_root(facts: BoardFacts, board: str) -> None:
 def _system(said: dict[str, str], every: dict[str, list[str]]) -> System:
     elf = [int(part) for part in said.get("elf", "").split() if part.isdecimal()]
     memory = re.fullmatch(r"(\d{1,15}) kB", said.get("memory", ""))
+    other = re.fullmatch(r"(3\.\d{1,2}) (/[^\0]{1,4000})", said.get("other_python", ""))
     return System(
         libc=_libc(said),
         # byte 4 is the class, bytes 18 and 19 the machine
@@ -196,7 +197,7 @@ def _system(said: dict[str, str], every: dict[str, list[str]]) -> System:
         executable=said.get("executable") == "yes",
         executable_place=_plain(said.get("executable_place", "")),
         has_tar=said.get("tar") == "yes",
-        pythons=tuple(every.get("candidate", [])[:16]),
+        other_python=(other[1], other[2]) if other else None,
     )
 
 

@@ -82,9 +82,6 @@ fi
 say root "$root"
 say disk "$(df -P -k -- "$root" 2>/dev/null | tail -n 1)"
 if command -v tar >/dev/null 2>&1; then say tar yes; fi
-for minor in 13 12 11 10 9 8; do
-  if command -v "python3.$minor" >/dev/null 2>&1; then say candidate "$(command -v "python3.$minor")"; fi
-done
 agent=$root/agents/$3.pyz
 python=$2
 if [ -r "$root/runtimes/current" ]; then
@@ -108,9 +105,25 @@ if [ -r "$root/runtimes/current" ]; then
       ;;
   esac
 fi
+told=
 if command -v "$python" >/dev/null 2>&1; then
   say python_found yes
-  "$python" -c "$4" "$agent" ${{site:+"$site"}} </dev/null 2>/dev/null
+  told=$("$python" -c "$4" "$agent" ${{site:+"$site"}} </dev/null 2>/dev/null)
+  printf '%s\\n' "$told"
 fi
+case $told in
+  *python_version=3.[89].* | *python_version=3.1[0-3].*) exit 0 ;;
+esac
+for other in "$2" python3.13 python3.12 python3.11 python3.10 python3.9 python3.8; do
+  if [ "$other" != "$python" ] && command -v "$other" >/dev/null 2>&1; then
+    version=$("$other" -c 'import sys; print("%d.%d" % sys.version_info[:2])' </dev/null 2>/dev/null)
+    case $version in
+      3.[89] | 3.1[0-3])
+        say other_python "$version $(command -v "$other")"
+        exit 0
+        ;;
+    esac
+  fi
+done
 exit 0
 """

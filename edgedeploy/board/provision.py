@@ -10,12 +10,12 @@ from pathlib import Path
 from typing import Any
 
 from edgedeploy.board.debian import DebianPackages, DebianPython
-from edgedeploy.board.facts import BoardFacts, check_machine, check_root, python_minor
+from edgedeploy.board.facts import OLDEST_PYTHON, BoardFacts, check_machine, check_root, python_minor
 from edgedeploy.board.host_tools import ONE_AT_A_TIME, cache_folder
 from edgedeploy.board.inspecting import Found, describe, found_on, machine_of, plain
 from edgedeploy.board.push import push
 from edgedeploy.board.runtime_archive import RuntimeBundle, pack
-from edgedeploy.board.runtime_choice import MODULES, PYTHONS, Choice, Description, Way, choose
+from edgedeploy.board.runtime_choice import MODULES, Choice, Description, Way, choose
 from edgedeploy.board.session import Board, probe, transfer_timeout_s
 from edgedeploy.board.wheels import Index, PipIndex
 from edgedeploy.errors import BoardError
@@ -108,13 +108,12 @@ def provision(
 
 def _board(transport: Transport, facts: BoardFacts, device: Device) -> Board | None:
     """The board with the Python that can run the agent, the one that has wheels first; None where there is none."""
-    runs = facts.python is not None and python_minor(facts) >= (3, 7)
-    has_wheels = facts.loader is not None or PYTHONS[0] <= python_minor(facts) <= PYTHONS[1]
-    if facts.system.pythons and device.python is None and not (runs and has_wheels):
-        other = facts.system.pythons[0]
-        minor = other.rpartition("python")[2]
-        usable = replace(facts, python=other, python_version=minor, python_bits=None, bundle=None, loader=None)
-        return Board(transport, usable, other)
+    other = facts.system.other_python
+    if other is not None and device.python is None:
+        version, path = other
+        usable = replace(facts, python=path, python_version=version, python_bits=None, bundle=None, loader=None)
+        return Board(transport, usable, path)
+    runs = facts.python is not None and python_minor(facts) >= OLDEST_PYTHON
     return Board(transport, facts, facts.python, facts.interpreter) if runs and facts.python else None
 
 

@@ -6,6 +6,9 @@ import zipfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from edgedeploy.board.elf import Version, version_of
+from edgedeploy.board.wheels import Target, Wheel, read_wheel
+
 if TYPE_CHECKING:
     import pytest
 
@@ -25,6 +28,19 @@ def make_wheel(
         wheel.writestr(f"{info}/WHEEL", f"Wheel-Version: 1.0\nRoot-Is-Purelib: false\nTag: {tag}\n")
         wheel.writestr(f"{info}/RECORD", "")
     return path
+
+
+class Shop:
+    """An index that is a folder, for tests of what comes after pip."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def newest(self, name: str, below: Version, target: Target) -> Wheel | None:
+        """See `Index`."""
+        found = [read_wheel(path, target.machine) for path in self.folder.glob(f"{name.replace('-', '_')}-*.whl")]
+        fitting = [wheel for wheel in found if not below or version_of(wheel.version) < below]
+        return max(fitting, key=lambda wheel: version_of(wheel.version), default=None)
 
 
 def registry(monkeypatch: pytest.MonkeyPatch, folder: Path) -> None:
