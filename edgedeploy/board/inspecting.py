@@ -42,15 +42,15 @@ def found_on(facts: BoardFacts, told: Mapping[str, Any] | None) -> Found:
         libc=system.libc,
         python=facts.python_version or "",
         python_bits=facts.python_bits,
-        model=plain(told.get("model_name") or system.model),
+        model=one_line(told.get("model_name") or system.model),
         isa=tuple(told.get("isa") or system.isa),
         memory_bytes=told.get("memory_bytes") or system.memory_bytes,
         free_bytes=facts.free_bytes,
         root=facts.root,
         executable=system.executable,
-        runtimes={plain(name): plain(version) for name, version in told.get("runtimes", {}).items()},
-        sensors=tuple(plain(name) for name in told.get("power_sources", ())),
-        closed={plain(name): plain(who) for name, who in told.get("closed", {}).items()},
+        runtimes={one_line(name): one_line(version) for name, version in told.get("runtimes", {}).items()},
+        sensors=tuple(one_line(name) for name in told.get("power_sources", ())),
+        closed={one_line(name): one_line(who) for name, who in told.get("closed", {}).items()},
     )
 
 
@@ -81,6 +81,6 @@ def describe(facts: BoardFacts, told: Mapping[str, Any] | None) -> Description:
     )
 
 
-def plain(text: str) -> str:
-    """What a board says, without what could steer a terminal."""
+def one_line(text: str) -> str:
+    """What a board says, as a part of one line, cut short."""
     return "".join(character for character in text if character.isprintable())[:300]

@@ -12,7 +12,7 @@ from typing import Any
 from edgedeploy.board.debian import DebianPackages, DebianPython
 from edgedeploy.board.facts import OLDEST_PYTHON, BoardFacts, check_machine, check_root, python_minor
 from edgedeploy.board.host_tools import ONE_AT_A_TIME, cache_folder
-from edgedeploy.board.inspecting import Found, describe, found_on, machine_of, plain
+from edgedeploy.board.inspecting import Found, describe, found_on, machine_of, one_line
 from edgedeploy.board.push import push
 from edgedeploy.board.runtime_archive import RuntimeBundle, pack
 from edgedeploy.board.runtime_choice import MODULES, Choice, Description, Way, choose
@@ -221,7 +221,7 @@ def _boot(
             "install python3 or tar on it."
         )
     token, root = secrets.token_hex(8), facts.root.rstrip("/")
-    temporary = f"tmp/{token}-{bundle.sha256}"
+    temporary = f"tmp/{token}-{bundle.sha256}@0"
     archive, folder = f"{root}/{temporary}", f"{root}/tmp/boot-{token}"  # noqa: S108 - under our root
     sent = 0
 
@@ -241,7 +241,7 @@ def _boot(
             ["sh", "-c", _BOOT, "boot", archive, folder, bundle.sha256], timeout_s=UNPACK_TIMEOUT_S, check=False
         )
         if unpacked.exit_code != 0:
-            said = plain(unpacked.stderr.decode("utf-8", "replace").strip().rpartition("\n")[2])
+            said = one_line(unpacked.stderr.decode("utf-8", "replace").strip().rpartition("\n")[2])
             raise BoardError(f"{board}: the runtime that was sent cannot be unpacked there: {said}.")
         admitted = {"temporary": temporary, "sha256": bundle.sha256, "size_bytes": bundle.size_bytes}
         report = booted.run_job(
@@ -261,7 +261,7 @@ def _after(outcome: Provisioned, results: Sequence[Mapping[str, Any]]) -> Provis
     unpacked = results[0]
     names = {module: name for name, module in MODULES.items()}
     failed = {
-        names.get(module, plain(module)): f"it was brought and cannot be imported: {plain(why)}"
+        names.get(module, one_line(module)): f"it was brought and cannot be imported: {one_line(why)}"
         for module, why in unpacked["failed"].items()
     }
     found = outcome.found
@@ -269,11 +269,11 @@ def _after(outcome: Provisioned, results: Sequence[Mapping[str, Any]]) -> Provis
         told = results[1]["facts"]
         found = replace(
             found,
-            model=plain(told["model_name"]) or found.model,
-            sensors=tuple(plain(name) for name in told["power_sources"]),
-            closed={plain(name): plain(who) for name, who in told["closed"].items()},
+            model=one_line(told["model_name"]) or found.model,
+            sensors=tuple(one_line(name) for name in told["power_sources"]),
+            closed={one_line(name): one_line(who) for name, who in told["closed"].items()},
         )
-    runs = {**found.runtimes, **{plain(name): plain(version) for name, version in unpacked["runtimes"].items()}}
+    runs = {**found.runtimes, **{one_line(name): one_line(version) for name, version in unpacked["runtimes"].items()}}
     if "numpy" in outcome.brought:
         runs["numpy"] = outcome.brought["numpy"]  # which each of the runtimes has just imported
     return replace(outcome, found=replace(found, runtimes=runs), cannot={**outcome.cannot, **failed})

@@ -12,6 +12,7 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
+from edgedeploy.cli.options import Devices, Folder, Jobs, Json
 from edgedeploy.cli.words import bytes_text, or_absent
 
 if TYPE_CHECKING:
@@ -20,18 +21,15 @@ if TYPE_CHECKING:
 
 
 def provision(
-    project: Annotated[
-        Path, typer.Option("--project", "-C", help="The folder with edgedeploy.toml.", show_default="this one")
-    ] = Path(),
-    device: Annotated[
-        list[str], typer.Option("--device", "-d", metavar="NAME", help="A device of fleet.toml; repeat it for several.")
-    ] = [],  # noqa: B006 - typer reads it, nobody writes it
+    project: Folder = Path(),
+    device: Devices = [],  # noqa: B006 - typer reads it, nobody writes it
     runtime: Annotated[
         list[str],
         typer.Option(metavar="NAME", help="onnxruntime, ai-edge-litert or tflite-runtime; the profile's by default."),
     ] = [],  # noqa: B006
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be brought, and send no runtime.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the records as JSON and nothing else.")] = False,
+    jobs: Jobs = None,
+    as_json: Json = False,
 ) -> None:
     """Bring boards the runtimes they lack.
 
@@ -42,7 +40,7 @@ def provision(
     from edgedeploy.project import Project
 
     with output.progress() as progress:
-        visits = provision_fleet(Project(project), device, runtime, progress, dry_run=dry_run)
+        visits = provision_fleet(Project(project), device, runtime, progress, dry_run=dry_run, jobs=jobs)
     raise typer.Exit(print_provisioned(visits, as_json=as_json))
 
 

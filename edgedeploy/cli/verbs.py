@@ -7,9 +7,8 @@ from typing import Annotated, Literal
 
 import typer
 
-from edgedeploy.cli import devices, doctor
+from edgedeploy.cli import devices, doctor, provision
 from edgedeploy.cli.options import Devices, Folder, Jobs, Json
-from edgedeploy.cli.provision import provision
 from edgedeploy.errors import ExitCode
 
 app = typer.Typer(
@@ -22,6 +21,7 @@ app = typer.Typer(
 
 app.add_typer(devices.app, name="devices")
 app.command()(doctor.doctor)
+app.command()(provision.provision)
 Variants = Annotated[
     list[str], typer.Option("--variant", metavar="NAME", help="A variant's name or the start of its id; repeatable.")
 ]
@@ -265,6 +265,3 @@ def recipes(
         print_recipes(ready_recipes(), as_json=as_json)
     else:
         print_recipe(ready_recipe(name), as_json=as_json)
-
-
-app.command()(provision)

@@ -20,6 +20,7 @@ def provision_fleet(
     progress: Progress = SILENT,
     *,
     dry_run: bool = False,
+    jobs: int | None = None,
 ) -> list[Visited[Provisioned]]:
     """Bring boards the runtimes of their profiles, or those named. Raises PlanError for a name that is not known."""
     for name in runtimes:
@@ -37,4 +38,4 @@ def provision_fleet(
             progress=lambda sent, total: progress.sent(device.name, sent, total),
         )
 
-    return run_over(project.devices(devices), action)
+    return run_over(project.devices(devices), action, workers=jobs)
