@@ -13,7 +13,7 @@ from edgedeploy.board.debian import DebianPackages, DebianPython
 from edgedeploy.board.facts import OLDEST_PYTHON, BoardFacts, check_machine, check_root, python_minor
 from edgedeploy.board.host_tools import ONE_AT_A_TIME, cache_folder
 from edgedeploy.board.inspecting import Found, describe, found_on, machine_of, one_line
-from edgedeploy.board.push import push
+from edgedeploy.board.push import MAX_RESERVED_BYTES, RESERVED_SHARE, push
 from edgedeploy.board.runtime_archive import RuntimeBundle, pack
 from edgedeploy.board.runtime_choice import MODULES, Choice, Description, Way, choose
 from edgedeploy.board.session import Board, probe, transfer_timeout_s
@@ -24,8 +24,10 @@ from edgedeploy.transport import Transport, open_transport
 
 FACTS_TIMEOUT_S = 600.0
 UNPACK_TIMEOUT_S = 1200.0  # four imports on an emulated board, and an SD card's pace
-# What stays free beside the unpacked files: logs, reports, compiled modules.
-RESERVE_BYTES = 64 << 20
+# What a file may take beyond its bytes: the rest of its last block.
+BLOCK_BYTES = 4096
+# What starts Python lies twice on a board that has none, until it is done.
+BOOT_BYTES = 40 << 20
 
 # Checks, where the board can, and unpacks no more than starts Python; that Python then does it all over with care.
 _BOOT = """
@@ -95,13 +97,13 @@ def provision(
         outcome = _outcome(device, found, choice, facts, None if there else bundle, dry_run=dry_run)
         if bundle is None or there or dry_run:
             return outcome
-        _check_space(facts, device, bundle)
+        _check_space(facts, device, bundle, booted=board is None)
         tell(f"provision {device.name}")
         operation = _operation(bundle, choice, board.python if board and choice.way is Way.WHEELS else "", device)
         if board is None:
             results = _boot(transport, facts, bundle, operation, progress)
         else:
-            push(board, {bundle.sha256: bundle.path}, progress=progress, reserve_bytes=_room(bundle))
+            push(board, {bundle.sha256: bundle.path}, progress=progress, reserve_bytes=_room(facts, bundle))
             results = [board.result(board.run_job([operation], timeout_s=UNPACK_TIMEOUT_S), 0)]
         return _after(outcome, results)
 
@@ -179,8 +181,8 @@ def _check_executable(facts: BoardFacts, device: Device) -> None:
         )
 
 
-def _check_space(facts: BoardFacts, device: Device, bundle: RuntimeBundle) -> None:
-    needed = bundle.size_bytes + _room(bundle)
+def _check_space(facts: BoardFacts, device: Device, bundle: RuntimeBundle, *, booted: bool) -> None:
+    needed = bundle.size_bytes + _room(facts, bundle) + (BOOT_BYTES if booted else 0)
     if facts.free_bytes is not None and facts.free_bytes < needed:
         raise BoardError(
             f"{device.name}: not enough space: the runtime takes {needed >> 20} MiB while it is unpacked, and "
@@ -188,9 +190,10 @@ def _check_space(facts: BoardFacts, device: Device, bundle: RuntimeBundle) -> No
         )
 
 
-def _room(bundle: RuntimeBundle) -> int:
-    """What must be free beside the packed file."""
-    return bundle.unpacked_bytes + bundle.files * 4096 + RESERVE_BYTES
+def _room(facts: BoardFacts, bundle: RuntimeBundle) -> int:
+    """What must be free beside the packed file: the unpacked ones, and what a push leaves alone."""
+    reserve = min(int(RESERVED_SHARE * (facts.total_bytes or 0)), MAX_RESERVED_BYTES)
+    return bundle.unpacked_bytes + bundle.files * BLOCK_BYTES + reserve
 
 
 def _operation(bundle: RuntimeBundle, choice: Choice, python: str, device: Device) -> dict[str, Any]:

@@ -237,7 +237,7 @@ def test_too_little_space_is_told_before_anything_is_sent(
     local: Device, kind: DeviceProfile, shop: Path, tmp_path: Path, root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A board that has not the room for a runtime is told so with both figures, and nothing is sent."""
-    monkeypatch.setattr(provisioning, "RESERVE_BYTES", 1 << 60)
+    monkeypatch.setattr(provisioning, "BLOCK_BYTES", 1 << 60)
     with pytest.raises(
         BoardError, match=r"not enough space: the runtime takes \d+ MiB while it is unpacked, and \d+ MiB"
     ):
