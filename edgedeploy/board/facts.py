@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from dataclasses import dataclass
 
@@ -48,7 +49,7 @@ class BoardFacts:
     `user_land_bits` and `python_bits` are the widths of a pointer in the C library's view and in Python's.
     `agent_sha256` is the digest of the file that lies where the agent asked for should be. `has_numpy` says whether
     its Python can rebuild packed files. `bundle` is the digest of the provisioned runtime that is in use, `loader` the
-    program that starts its Python where it brings one.
+    program that starts its Python where it brings one, `bundle_packages` what it holds.
     """
 
     machine: str
@@ -67,6 +68,7 @@ class BoardFacts:
     has_numpy: bool = False
     bundle: str | None = None
     loader: str | None = None
+    bundle_packages: tuple[str, ...] = ()
     system: System = System()
 
     @property
@@ -114,6 +116,7 @@ def parse_probe(text: str) -> BoardFacts:
         has_numpy=said.get("numpy") == "yes",
         bundle=said.get("bundle"),
         loader=said.get("loader"),
+        bundle_packages=_bundle_packages(said.get("manifest", "")),
         system=_system(said, every),
     )
 
@@ -199,6 +202,14 @@ def _system(said: dict[str, str], every: dict[str, list[str]]) -> System:
         has_tar=said.get("tar") == "yes",
         other_python=(other[1], other[2]) if other else None,
     )
+
+
+def _bundle_packages(manifest: str) -> tuple[str, ...]:
+    try:
+        packages = json.loads(manifest)["packages"]
+        return tuple(sorted(str(name) for name in packages))[:100]
+    except (ValueError, KeyError, TypeError, RecursionError):
+        return ()
 
 
 def _libc(said: dict[str, str]) -> str:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import subprocess
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,8 +18,7 @@ from edgedeploy.transport.interruption import check_interrupted
 TICK_S = 0.2
 TOOL_TIMEOUT_S = 900.0
 
-# Boards are visited side by side, and those of one kind want the same files: the first brings them for all.
-ONE_AT_A_TIME = threading.RLock()
+_ONE_AT_A_TIME = threading.Lock()
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +37,30 @@ def cache_folder() -> Path:
         return Path(named)
     base = os.environ.get("XDG_CACHE_HOME")
     return (Path(base) if base and Path(base).is_absolute() else Path.home() / ".cache") / "edgedeploy"
+
+
+@contextmanager
+def alone(cache: Path) -> Iterator[None]:
+    """Have the cache to oneself among the threads and processes of this machine.
+
+    Boards are visited side by side, and those of one kind want the same files: the first brings them for all.
+    """
+    try:
+        cache.mkdir(parents=True, exist_ok=True)
+        lock = (cache / "lock").open("w")
+    except OSError as error:
+        raise DownloadError(
+            f"cannot write to {cache}: {error.strerror}; make it writable, or set EDGEDEPLOY_CACHE to a folder that is."
+        ) from error
+    with lock, _ONE_AT_A_TIME:
+        while True:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                check_interrupted()
+                time.sleep(TICK_S)
+        yield
 
 
 def run_tool(

@@ -48,7 +48,7 @@ def found_on(facts: BoardFacts, told: Mapping[str, Any] | None) -> Found:
         free_bytes=facts.free_bytes,
         root=facts.root,
         executable=system.executable,
-        runtimes={one_line(name): one_line(version) for name, version in told.get("runtimes", {}).items()},
+        runtimes={one_line(name): one_line(version) for name, version in _packages(told).items()},
         sensors=tuple(one_line(name) for name in told.get("power_sources", ())),
         closed={one_line(name): one_line(who) for name, who in told.get("closed", {}).items()},
     )
@@ -67,6 +67,7 @@ def describe(facts: BoardFacts, told: Mapping[str, Any] | None) -> Description:
     """What the choice of runtimes depends on. `told` is what the agent says, None where no Python could run it."""
     libc = facts.system.libc
     libraries = (told or {}).get("libraries", {})
+    brought = {name.replace("-", "_") for name in facts.bundle_packages}
     # A Python that was provisioned, and what imports there, is no part of the board: it is what may be replaced.
     usable = told is not None and facts.loader is None
     return Description(
@@ -77,8 +78,16 @@ def describe(facts: BoardFacts, told: Mapping[str, Any] | None) -> Description:
         python_bits=told["word_bits"] if told and usable else None,
         glibcxx=version_of(libraries.get("libstdc++.so.6", "").removeprefix("GLIBCXX_")),
         libraries=frozenset(libraries),
-        present={} if facts.bundle else dict((told or {}).get("runtimes", {})),
+        present={name: version for name, version in _packages(told).items() if name not in brought} if usable else {},
     )
+
+
+def _packages(told: Mapping[str, Any] | None) -> dict[str, str]:
+    """The runtimes that import on the board, and numpy."""
+    if not told:
+        return {}
+    numpy = told.get("numpy")
+    return {**told["runtimes"], **({} if numpy is None else {"numpy": numpy})}
 
 
 def one_line(text: str) -> str:

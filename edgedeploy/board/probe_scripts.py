@@ -93,12 +93,14 @@ if [ -r "$root/runtimes/current" ]; then
       if [ -f "$bundle/bundle.json" ] && [ -f "$bundle/bin/python3" ]; then
         for loader in "$bundle"/lib/ld-linux*; do :; done
         say bundle "$digest"
+        say manifest "$(head -n 1 "$bundle/bundle.json")"
         say loader "$loader"
         "$loader" --library-path "$bundle/lib" "$bundle/bin/python3" -c "$4" "$agent" "$bundle/site" \\
           </dev/null 2>/dev/null
         exit 0
       elif [ -f "$bundle/bundle.json" ] && [ -n "$its_python" ] && {{ [ -z "$5" ] || [ "$2" = "$its_python" ]; }}; then
         say bundle "$digest"
+        say manifest "$(head -n 1 "$bundle/bundle.json")"
         python=$its_python
         site=$bundle/site
       fi

@@ -11,7 +11,7 @@ from typing import Any
 
 from edgedeploy.board.debian import DebianPackages, DebianPython
 from edgedeploy.board.facts import OLDEST_PYTHON, BoardFacts, check_machine, check_root, python_minor
-from edgedeploy.board.host_tools import ONE_AT_A_TIME, cache_folder
+from edgedeploy.board.host_tools import alone, cache_folder
 from edgedeploy.board.inspecting import Found, describe, found_on, machine_of, one_line
 from edgedeploy.board.push import MAX_RESERVED_BYTES, RESERVED_SHARE, push
 from edgedeploy.board.runtime_archive import RuntimeBundle, pack
@@ -78,12 +78,12 @@ def provision(
     BoardError, AgentError, LeaseError or DownloadError; then the board runs what it ran before.
     """
     tell = step or _nothing
-    wanted = [name for name in (runtimes or [runtime.name for runtime in profile.runtimes]) if name in MODULES]
     folder = cache or cache_folder()
     with open_transport(device, base) as transport:
         facts = probe(transport, device)
         check_machine(facts, device, profile)
         check_root(facts, device.name)
+        wanted = _wanted(profile, runtimes, facts)
         board = _board(transport, facts, device)
         told = {} if board is None else board.result(board.run_job([{"op": "facts"}], timeout_s=FACTS_TIMEOUT_S), 0)
         found = found_on(facts, told.get("facts"))
@@ -91,7 +91,7 @@ def provision(
         if not dry_run and any(MODULES[name] not in description.present for name in wanted):
             _check_executable(facts, device)
         tell(f"choose what {device.name} needs")
-        with ONE_AT_A_TIME:
+        with alone(folder):
             choice, bundle = _made(description, wanted, index or PipIndex(folder), folder)
         there = bundle is not None and _in_use(bundle, choice, facts, found)
         outcome = _outcome(device, found, choice, facts, None if there else bundle, dry_run=dry_run)
@@ -106,6 +106,12 @@ def provision(
             push(board, {bundle.sha256: bundle.path}, progress=progress, reserve_bytes=_room(facts, bundle))
             results = [board.result(board.run_job([operation], timeout_s=UNPACK_TIMEOUT_S), 0)]
         return _after(outcome, results)
+
+
+def _wanted(profile: DeviceProfile, named: Sequence[str], facts: BoardFacts) -> list[str]:
+    """The runtimes that the board is to have afterwards: to name one takes none of those away that were brought."""
+    asked = [*named, *facts.bundle_packages] if named else [runtime.name for runtime in profile.runtimes]
+    return [name for name in dict.fromkeys(asked) if name in MODULES]
 
 
 def _board(transport: Transport, facts: BoardFacts, device: Device) -> Board | None:

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from edgedeploy.board.wheels import Wheel, members
 
-VERSION = 2  # raise it when the same wheels and packages are packed in another way
+VERSION = 3  # raise it when the same wheels and packages are packed in another way
 MANIFEST = "bundle.json"
 _LEVEL = 6
 _CHUNK_BYTES = 1 << 20
@@ -52,7 +52,7 @@ def pack(
     found = _known(folder, answer)
     if found is not None:
         return found
-    manifest = json.dumps({"schema": 1, **about}, sort_keys=True, indent=1).encode() + b"\n"
+    manifest = json.dumps({"schema": 1, **about}, sort_keys=True).encode() + b"\n"
     with tempfile.TemporaryDirectory(prefix=".pack-", dir=folder) as temporary:
         files = dict(extra)
         for wheel in wheels:

@@ -134,12 +134,12 @@ def _facts(_operation: dict[str, Any], root: str) -> dict[str, Any]:
     with tempfile.TemporaryDirectory(prefix="edgedeploy-") as workspace:
         children = Children(workspace)
 
-        def runtimes() -> dict[str, str]:
-            names = sorted({"numpy", *(name for known in RUNTIMES.values() for name, _, _ in known)})
+        def packages() -> dict[str, str]:
+            names = ["numpy", *sorted({name for known in RUNTIMES.values() for name, _, _ in known})]
             answers = {name: children.run("version", {"runtime": name}, _IMPORT_TIMEOUT_S) for name in names}
             return {name: answer["version"] for name, answer in answers.items() if answer["outcome"] == "ok"}
 
-        return {"op": "facts", "facts": board_facts(root, runtimes)}
+        return {"op": "facts", "facts": board_facts(root, packages)}
 
 
 def _health(_operation: dict[str, Any], _root: str) -> dict[str, Any]:

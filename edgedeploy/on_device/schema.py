@@ -267,6 +267,7 @@ _RESULTS: dict[Any, dict[str, Check]] = {
                 "power_sources": _texts,
                 "closed": mapping(text),
                 "libraries": mapping(text),
+                "numpy": optional(text),
                 "free_bytes": _count,
                 "total_bytes": _count,
             }

@@ -61,6 +61,16 @@ def device(request: pytest.FixtureRequest, server: LoopbackServer, root: Path, b
 
 
 @pytest.fixture
+def with_runtime(tmp_path: Path, root: Path, bare_python: str) -> Device:
+    """A board whose Python has a runtime of its own, such as a build for its GPU."""
+    folder = tmp_path / "python"
+    subprocess.run([bare_python, "-m", "venv", "--without-pip", str(folder)], check=True)
+    [packages] = folder.glob("lib/python3*/site-packages")
+    (packages / "onnxruntime.py").write_text("__version__ = '5.0 for the GPU'")
+    return Device("gpu-board", "here", "local:", root=str(root), python=str(folder / "bin" / "python3"))
+
+
+@pytest.fixture
 def local(root: Path, bare_python: str) -> Device:
     return Device("local-board", "here", "local:", root=str(root), python=bare_python)
 
@@ -90,7 +100,7 @@ def test_a_bare_board_gets_its_runtime_and_uses_it(
     assert result.found.runtimes == {"onnxruntime": "7.1", "numpy": "1.99"}
     assert sent[-1] == (result.bytes_sent, result.bytes_sent)
     assert tidy(root)
-    assert imports(device, kind) == {"numpy": "1.99", "onnxruntime": "7.1"}
+    assert imports(device, kind) == {"onnxruntime": "7.1"}
     with open_board(device, kind, Path()) as board:
         assert (board.facts.bundle, board.facts.has_numpy) == (result.bundle, True)
     again = bring(device, kind, tmp_path)
@@ -114,9 +124,30 @@ def test_a_dry_run_sends_nothing(local: Device, kind: DeviceProfile, shop: Path,
 
 def test_another_runtime_by_name(local: Device, kind: DeviceProfile, shop: Path, tmp_path: Path) -> None:
     bring(local, kind, tmp_path)
-    result = bring(local, kind, tmp_path, runtimes=["onnxruntime", "tflite-runtime"])
+    result = bring(local, kind, tmp_path, runtimes=["tflite-runtime"])
     assert set(result.brought) == {"onnxruntime", "tflite-runtime", "numpy"}
-    assert set(imports(local, kind)) == {"numpy", "onnxruntime", "tflite_runtime"}
+    assert set(imports(local, kind)) == {"onnxruntime", "tflite_runtime"}
+
+
+def test_what_the_board_has_is_left_in_use(
+    with_runtime: Device, kind: DeviceProfile, shop: Path, tmp_path: Path
+) -> None:
+    asked = ["onnxruntime", "tflite-runtime"]
+    result = bring(with_runtime, kind, tmp_path, runtimes=asked)
+    assert set(result.brought) == {"tflite-runtime", "numpy"}
+    assert imports(with_runtime, kind) == {"onnxruntime": "5.0 for the GPU", "tflite_runtime": "7.2"}
+    again = bring(with_runtime, kind, tmp_path, runtimes=asked)
+    assert (again.bundle, again.bytes_sent) == (result.bundle, 0)
+
+
+@pytest.mark.fault
+def test_a_cache_that_cannot_be_written(local: Device, kind: DeviceProfile, shop: Path, tmp_path: Path) -> None:
+    """A cache folder that this machine cannot make is one sentence with the mend, and the board is left alone."""
+    (tmp_path / "cache").touch()
+    with pytest.raises(
+        DownloadError, match=r"cannot write to .*/cache: File exists; make it writable, or set EDGEDEPLOY_C"
+    ):
+        bring(local, kind, tmp_path)
 
 
 def test_python_named_anew_is_another_python(
@@ -125,7 +156,7 @@ def test_python_named_anew_is_another_python(
     bring(local, kind, tmp_path)
     other = replace(local, python=f"{Path(bare_python).parent}/python")
     assert imports(other, kind) == {}
-    assert imports(replace(local, python=None), kind) == {"numpy": "1.99", "onnxruntime": "7.1"}
+    assert imports(replace(local, python=None), kind) == {"onnxruntime": "7.1"}
 
 
 def test_probing_takes_two_round_trips(
@@ -145,10 +176,11 @@ def test_probing_takes_two_round_trips(
 
 
 def test_what_cannot_be_had_is_a_result(local: Device, kind: DeviceProfile, shop: Path, tmp_path: Path) -> None:
-    result = bring(local, kind, tmp_path, runtimes=["ai-edge-litert", "onnxruntime"])
+    both = replace(kind, runtimes=(*kind.runtimes, replace(kind.runtimes[0], name="ai-edge-litert")))
+    result = bring(local, both, tmp_path)
     assert result.notes[0].startswith("tflite-runtime 7.2 instead of ai-edge-litert: no wheel of ai-edge-litert is")
     (shop / "tflite_runtime-7.2-py3-none-any.whl").unlink()
-    result = bring(local, kind, tmp_path / "else", runtimes=["ai-edge-litert", "onnxruntime"])
+    result = bring(local, both, tmp_path / "else")
     assert list(result.cannot) == ["ai-edge-litert"]
     assert "is published for Python 3" in result.cannot["ai-edge-litert"]
 
