@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import secrets
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from edgedeploy.board.booting import UNPACK_TIMEOUT_S, Boot
 from edgedeploy.board.debian import DebianPackages, DebianPython
 from edgedeploy.board.facts import OLDEST_PYTHON, BoardFacts, check_machine, check_root, python_minor
 from edgedeploy.board.host_tools import alone, cache_folder
@@ -16,28 +16,15 @@ from edgedeploy.board.inspecting import Found, describe, found_on, machine_of, o
 from edgedeploy.board.push import MAX_RESERVED_BYTES, RESERVED_SHARE, push
 from edgedeploy.board.runtime_archive import RuntimeBundle, pack
 from edgedeploy.board.runtime_choice import MODULES, Choice, Description, Way, choose
-from edgedeploy.board.session import Board, probe, transfer_timeout_s
+from edgedeploy.board.session import Board, probe
 from edgedeploy.board.wheels import Index, PipIndex
 from edgedeploy.errors import BoardError
 from edgedeploy.records import Device, DeviceProfile
 from edgedeploy.transport import Transport, open_transport
 
 FACTS_TIMEOUT_S = 600.0
-UNPACK_TIMEOUT_S = 1200.0  # four imports on an emulated board, and an SD card's pace
 # What a file may take beyond its bytes: the rest of its last block.
 BLOCK_BYTES = 4096
-# What starts Python lies twice on a board that has none, until it is done.
-BOOT_BYTES = 40 << 20
-
-# Checks, where the board can, and unpacks no more than starts Python; that Python then does it all over with care.
-_BOOT = """
-archive=$1 folder=$2 expected=$3
-if command -v sha256sum >/dev/null 2>&1; then
-  found=$(sha256sum < "$archive") || exit 1
-  if [ "${found%% *}" != "$expected" ]; then echo "sha256 is ${found%% *} instead of $expected" >&2; exit 2; fi
-fi
-mkdir -- "$folder" && cd -- "$folder" && tar -xzf "$archive" bundle.json bin lib
-"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,9 +72,9 @@ def provision(
         check_root(facts, device.name)
         wanted = _wanted(profile, runtimes, facts)
         board = _board(transport, facts, device)
-        told = {} if board is None else board.result(board.run_job([{"op": "facts"}], timeout_s=FACTS_TIMEOUT_S), 0)
-        found = found_on(facts, told.get("facts"))
-        description = describe(facts, told.get("facts"))
+        told = None if board is None else _told(board)
+        found = found_on(facts, told)
+        description = describe(facts, told)
         if not dry_run and any(MODULES[name] not in description.present for name in wanted):
             _check_executable(facts, device)
         tell(f"choose what {device.name} needs")
@@ -97,13 +84,16 @@ def provision(
         outcome = _outcome(device, found, choice, facts, None if there else bundle, dry_run=dry_run)
         if bundle is None or there or dry_run:
             return outcome
-        _check_space(facts, device, bundle, booted=board is None)
         tell(f"provision {device.name}")
         operation = _operation(bundle, choice, board.python if board and choice.way is Way.WHEELS else "", device)
+        room = _room(facts, bundle)
         if board is None:
-            results = _boot(transport, facts, bundle, operation, progress)
+            boot = Boot(transport, facts, machine_of(facts), bundle)
+            _check_space(boot.free_bytes, device, facts, boot.needed_bytes + room)
+            results = boot.run(operation, progress)
         else:
-            push(board, {bundle.sha256: bundle.path}, progress=progress, reserve_bytes=_room(facts, bundle))
+            _check_space(told["free_bytes"] if told else None, device, facts, bundle.size_bytes + room)
+            push(board, {bundle.sha256: bundle.path}, progress=progress, reserve_bytes=room)
             results = [board.result(board.run_job([operation], timeout_s=UNPACK_TIMEOUT_S), 0)]
         return _after(outcome, results)
 
@@ -123,6 +113,13 @@ def _board(transport: Transport, facts: BoardFacts, device: Device) -> Board | N
         return Board(transport, usable, path)
     runs = facts.python is not None and python_minor(facts) >= OLDEST_PYTHON
     return Board(transport, facts, facts.python, facts.interpreter) if runs and facts.python else None
+
+
+def _told(board: Board) -> dict[str, Any]:
+    """The agent's facts, after what killed agents left is cleared away."""
+    report = board.run_job([{"op": "tidy_runtimes"}, {"op": "facts"}], timeout_s=FACTS_TIMEOUT_S)
+    facts: dict[str, Any] = board.result(report, 1)["facts"]
+    return facts
 
 
 def _nothing(_text: str) -> None:
@@ -187,12 +184,11 @@ def _check_executable(facts: BoardFacts, device: Device) -> None:
         )
 
 
-def _check_space(facts: BoardFacts, device: Device, bundle: RuntimeBundle, *, booted: bool) -> None:
-    needed = bundle.size_bytes + _room(facts, bundle) + (BOOT_BYTES if booted else 0)
-    if facts.free_bytes is not None and facts.free_bytes < needed:
+def _check_space(free_bytes: int | None, device: Device, facts: BoardFacts, needed: int) -> None:
+    if free_bytes is not None and free_bytes < needed:
         raise BoardError(
             f"{device.name}: not enough space: the runtime takes {needed >> 20} MiB while it is unpacked, and "
-            f"{facts.free_bytes >> 20} MiB are free in {facts.root}: clear it, or set `root =` in fleet.toml."
+            f"{free_bytes >> 20} MiB are free in {facts.root}: clear it, or set `root =` in fleet.toml."
         )
 
 
@@ -213,57 +209,6 @@ def _operation(bundle: RuntimeBundle, choice: Choice, python: str, device: Devic
         "python": (device.python or python) if python else "",
         "imports": [MODULES[name] for name in choice.runtimes],
     }
-
-
-def _boot(
-    transport: Transport,
-    facts: BoardFacts,
-    bundle: RuntimeBundle,
-    operation: Mapping[str, Any],
-    progress: Callable[[int, int], None] | None,
-) -> list[dict[str, Any]]:
-    """Send a bundle to a board that has no Python, and have the bundle's own Python unpack it."""
-    board = transport.board
-    if not facts.system.has_tar:
-        raise BoardError(
-            f"{board}: the board has neither a Python that can be used nor tar, so that nothing can be unpacked there; "
-            "install python3 or tar on it."
-        )
-    token, root = secrets.token_hex(8), facts.root.rstrip("/")
-    temporary = f"tmp/{token}-{bundle.sha256}@0"
-    archive, folder = f"{root}/{temporary}", f"{root}/tmp/boot-{token}"  # noqa: S108 - under our root
-    sent = 0
-
-    def advance(size: int) -> None:
-        nonlocal sent
-        sent += size
-        if progress is not None:
-            progress(sent, bundle.size_bytes)
-
-    python = f"{folder}/bin/python3"
-    loader = _LOADERS[machine_of(facts)]
-    interpreter = (f"{folder}/lib/{loader}", "--library-path", f"{folder}/lib", python)
-    booted = Board(transport, replace(facts, agent_sha256=None, bundle=None, loader=None), python, interpreter)
-    try:
-        transport.put(bundle.path, archive, timeout_s=transfer_timeout_s(bundle.size_bytes), progress=advance)
-        unpacked = transport.run(
-            ["sh", "-c", _BOOT, "boot", archive, folder, bundle.sha256], timeout_s=UNPACK_TIMEOUT_S, check=False
-        )
-        if unpacked.exit_code != 0:
-            said = one_line(unpacked.stderr.decode("utf-8", "replace").strip().rpartition("\n")[2])
-            raise BoardError(f"{board}: the runtime that was sent cannot be unpacked there: {said}.")
-        admitted = {"temporary": temporary, "sha256": bundle.sha256, "size_bytes": bundle.size_bytes}
-        report = booted.run_job(
-            [{"op": "admit", "objects": [admitted]}, dict(operation), {"op": "facts"}], timeout_s=UNPACK_TIMEOUT_S
-        )
-        booted.result(report, 0)
-        return [booted.result(report, place) for place in (1, 2)]
-    finally:
-        booted.remove([archive])
-        booted.remove_folder(folder)
-
-
-_LOADERS = {"aarch64": "ld-linux-aarch64.so.1", "armv7l": "ld-linux-armhf.so.3", "x86_64": "ld-linux-x86-64.so.2"}
 
 
 def _after(outcome: Provisioned, results: Sequence[Mapping[str, Any]]) -> Provisioned:

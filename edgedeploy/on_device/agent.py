@@ -24,7 +24,7 @@ from .lock import Locked, board_lock
 from .objects import Refused, admit, inventory
 from .power import open_source
 from .reply import frame, take_output, unpack_job, write_all
-from .runtime_bundles import unpack_runtime
+from .runtime_bundles import tidy_runtimes, unpack_runtime
 from .schema import SCHEMA, MalformedDocument, check_envelope, check_operation
 
 if TYPE_CHECKING:
@@ -176,6 +176,7 @@ _OPERATIONS: dict[str, Callable[[dict[str, Any], str], dict[str, Any]]] = {
     "admit": admit,
     "profile": _profile,
     "unpack_runtime": unpack_runtime,
+    "tidy_runtimes": tidy_runtimes,
 }
 
 

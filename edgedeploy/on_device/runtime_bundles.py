@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from .children import Children
 from .documents import sync_folder
-from .lock import board_lock
+from .lock import Locked, board_lock
 from .objects import Refused, object_path, space, verify
 
 if TYPE_CHECKING:
@@ -55,6 +55,16 @@ def unpack_runtime(operation: dict[str, Any], root: str) -> dict[str, Any]:
         finally:
             shutil.rmtree(workspace, ignore_errors=True)
     return dict(space(root), op="unpack_runtime", runtimes=found, failed=failed)
+
+
+def tidy_runtimes(_operation: dict[str, Any], root: str) -> dict[str, Any]:
+    """Remove what agents left that were killed while they unpacked, and say what is free then. Raises OSError."""
+    try:
+        with board_lock(root):
+            _remove_left(root)
+    except Locked:
+        pass  # one is unpacking now, or will do this itself
+    return dict(space(root), op="tidy_runtimes")
 
 
 def unpack(archive: BinaryIO, folder: str, max_bytes: int) -> None:
@@ -155,10 +165,14 @@ def _pointed(pointer: str) -> str:
 def _fresh_workspace(root: str) -> str:
     folder = os.path.join(root, "tmp")
     os.makedirs(folder, exist_ok=True)
-    # Only who holds the lock has such a folder: those that lie here are of agents that were killed.
-    for left in glob.glob(os.path.join(glob.escape(folder), _WORKSPACE + "*")):
-        shutil.rmtree(left, ignore_errors=True)
+    _remove_left(root)
     return tempfile.mkdtemp(prefix=_WORKSPACE, dir=folder)
+
+
+def _remove_left(root: str) -> None:
+    # Only who holds the lock has such a folder: those that lie here are of agents that were killed.
+    for left in glob.glob(os.path.join(glob.escape(root), "tmp", _WORKSPACE + "*")):
+        shutil.rmtree(left, ignore_errors=True)
 
 
 def _forget(path: str) -> None:

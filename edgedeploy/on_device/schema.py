@@ -189,6 +189,7 @@ _OPERATIONS: dict[Any, dict[str, Check]] = {
         "python": _line,
         "imports": listing(text, 1, 16),
     },
+    "tidy_runtimes": {},
 }
 _OPTIONAL: dict[str, dict[str, Check]] = {"profile": {"max_runs": integer(1, MAX_RUNS)}}
 
@@ -286,6 +287,7 @@ _RESULTS: dict[Any, dict[str, Check]] = {
         "refused": listing(record({"sha256": sha256, "reason": text})),
     },
     "profile": {"variants": listing(_VARIANT)},
+    "tidy_runtimes": {"free_bytes": _count, "total_bytes": _count},
     "unpack_runtime": {
         "runtimes": mapping(text),
         "failed": mapping(text),
