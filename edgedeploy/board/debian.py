@@ -48,6 +48,7 @@ class DebianPackages:
         self._machine = machine
         self._architecture = _ARCHITECTURES.get(machine, "")
         self._folder = cache / "debian" / self._architecture
+        self._stamp = self._folder / "refreshed"
 
     def why_not(self) -> str:
         """Why no Python can be had from here, or ""."""
@@ -61,16 +62,25 @@ class DebianPackages:
     @contextmanager
     def python(self) -> Iterator[DebianPython]:
         """Unpack Python and its libraries for the block. Raises DownloadError."""
-        self._refresh()
-        named = self._python_package()
-        numpy = _NUMPY_PACKAGES if self._machine == "armv7l" else ()
-        names = [f"{named}-minimal", f"lib{named}-minimal", f"lib{named}-stdlib"]
-        packages = self._fetch([*names, *_LIBRARY_PACKAGES, *_PYTHON_LIBRARIES, *numpy])
+        try:
+            named, packages = self._found()
+        except DownloadError:
+            if not self._stamp.exists():
+                raise
+            self._stamp.unlink()  # a package of yesterday's lists may have been replaced since
+            named, packages = self._found()
         with tempfile.TemporaryDirectory(prefix="edgedeploy-") as temporary:
             root = Path(temporary)
             for package in packages:
                 _done(run_tool(["dpkg-deb", "-x", str(package), temporary]), f"unpack {package.name}")
             yield self._collect(root, named, packages)
+
+    def _found(self) -> tuple[str, list[Path]]:
+        self._refresh()
+        named = self._python_package()
+        numpy = _NUMPY_PACKAGES if self._machine == "armv7l" else ()
+        names = [f"{named}-minimal", f"lib{named}-minimal", f"lib{named}-stdlib"]
+        return named, self._fetch([*names, *_LIBRARY_PACKAGES, *_PYTHON_LIBRARIES, *numpy])
 
     def _collect(self, root: Path, named: str, packages: Sequence[Path]) -> DebianPython:
         libraries = dict(_libraries(root))
@@ -125,13 +135,12 @@ class DebianPackages:
         return [part for key, value in settings.items() for part in ("-o", f"{key}={value}")]
 
     def _refresh(self) -> None:
-        stamp = self._folder / "refreshed"
-        if stamp.exists() and time.time() - stamp.stat().st_mtime < LISTS_FRESH_S:
+        if self._stamp.exists() and time.time() - self._stamp.stat().st_mtime < LISTS_FRESH_S:
             return
         ended = run_tool(["apt-get", *self._options(), "-qq", "update"])
         # One source out of reach does not matter where the others have what is wanted: the download will tell.
         if ended.exit_code == 0:
-            stamp.touch()
+            self._stamp.touch()
 
     def _python_package(self) -> str:
         ended = run_tool(["apt-cache", *self._options(), "show", "--no-all-versions", "python3-minimal"])

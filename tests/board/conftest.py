@@ -3,6 +3,7 @@ from __future__ import annotations
 import platform
 import shutil
 import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -62,3 +63,12 @@ def library(tmp_path_factory: pytest.TempPathFactory) -> bytes:
     (folder / "say.c").write_text('#include <stdio.h>\nint say(void) { return puts("x"); }\n')
     subprocess.run(["cc", "-shared", "-fPIC", "-o", "say.so", "say.c"], cwd=folder, check=True)
     return (folder / "say.so").read_bytes()
+
+
+@pytest.fixture(scope="session")
+def bare_python(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A Python of this machine that has no packages at all."""
+    folder = tmp_path_factory.mktemp("bare") / "python"
+    base = getattr(sys, "_base_executable", sys.executable)
+    subprocess.run([base, "-m", "venv", "--without-pip", str(folder)], check=True)
+    return str(folder / "bin" / "python3")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import subprocess
-import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -16,22 +15,13 @@ from edgedeploy.board import provision as provisioning
 from edgedeploy.board.debian import DebianPackages
 from edgedeploy.board.provision import Provisioned, provision
 from edgedeploy.board.wheels import PipIndex
-from edgedeploy.errors import BoardError, DownloadError, EdgeDeployError, TransferError
+from edgedeploy.errors import BoardError, DownloadError, TransferError
 from edgedeploy.records import Device, DeviceProfile, Format, Precision, RuntimeSupport
 from edgedeploy.transport import Completed
 from edgedeploy.transport.local import LocalTransport
 from tests.board.made_wheels import Shop, make_wheel, registry, unreachable_registry
 from tests.servers import ssh_device
 from tools.loopback_ssh import LoopbackServer
-
-
-@pytest.fixture(scope="session")
-def bare_python(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """A Python of this machine that has no packages at all."""
-    folder = tmp_path_factory.mktemp("bare") / "python"
-    base = getattr(sys, "_base_executable", sys.executable)
-    subprocess.run([base, "-m", "venv", "--without-pip", str(folder)], check=True)
-    return str(folder / "bin" / "python3")
 
 
 @pytest.fixture
@@ -362,8 +352,3 @@ def test_a_pointer_that_leads_nowhere_is_passed_over(
     (root / "runtimes" / "current").write_text(pointer)
     with open_board(local, kind, Path()) as board:
         assert board.facts.bundle is None
-
-
-def test_errors_are_ours() -> None:
-    assert issubclass(DownloadError, EdgeDeployError)
-    assert DownloadError("x").exit_code == 3
