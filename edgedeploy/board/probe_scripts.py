@@ -60,7 +60,8 @@ for loader in /lib/ld-musl-*; do
 done
 if [ -e /system/bin/linker64 ]; then say bionic yes; fi
 say memory "$(sed -n 's/^MemTotal: *//p' /proc/meminfo 2>/dev/null)"
-sed -n 's/^\\(Features\\|flags\\)[^:]*:/{MARK}isa=\\1:/p' /proc/cpuinfo 2>/dev/null | sort -u | head -n 16
+sed -n -e 's/^Features[^:]*:/{MARK}isa=Features:/p' -e 's/^flags[^:]*:/{MARK}isa=flags:/p' /proc/cpuinfo 2>/dev/null |
+  sort -u | head -n 16
 say model "$(tr -d '\\0' 2>/dev/null </sys/firmware/devicetree/base/model)"
 umask 077
 mkdir -p -- "$root/agents" "$root/tmp" "$root/objects/sha256" 2>/dev/null

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 from .conditions import snapshot
 from .documents import read_json, write_json
 from .facts import board_facts, board_summary
-from .interpreter import VARIABLE
+from .interpreter import VARIABLE, installed
 from .lock import Locked, board_lock
 from .objects import Refused, admit, inventory
 from .power import open_source
@@ -135,7 +135,9 @@ def _facts(_operation: dict[str, Any], root: str) -> dict[str, Any]:
         children = Children(workspace)
 
         def packages() -> dict[str, str]:
-            names = ["numpy", *sorted({name for known in RUNTIMES.values() for name, _, _ in known})]
+            every = ["numpy", *sorted({name for known in RUNTIMES.values() for name, _, _ in known})]
+            # To start Python for the others costs a slow board seconds.
+            names = [name for name in every if installed(name)]
             answers = {name: children.run("version", {"runtime": name}, _IMPORT_TIMEOUT_S) for name in names}
             return {name: answer["version"] for name, answer in answers.items() if answer["outcome"] == "ok"}
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import glob
 import os
 import sys
+from importlib.machinery import PathFinder
+from importlib.util import find_spec
 
 # Set by the agent for itself alone: what its workers start with, and nothing else that it runs.
 VARIABLE = "EDGEDEPLOY_BUNDLE"
@@ -26,6 +28,17 @@ def interpreter(bundle: str | None) -> list[str]:
         if loaders and os.path.isfile(python) and os.path.isfile(os.path.join(folder, "bundle.json")):
             return [loaders[-1], "--library-path", os.path.join(folder, "lib"), python]
     return [sys.executable]
+
+
+def installed(package: str) -> bool:
+    """Return whether a worker of this job would find the package, which is not to say that it can import it."""
+    bundle = bundle_in_use()
+    try:
+        if bundle and PathFinder.find_spec(package, [os.path.join(bundle, "site")]):
+            return True
+        return find_spec(package) is not None
+    except (ImportError, ValueError):
+        return True  # found, and odd: the worker will tell
 
 
 def environment(bundle: str | None) -> dict[str, str] | None:

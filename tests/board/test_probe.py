@@ -56,6 +56,7 @@ def test_a_board_without_python_tells_what_it_is(tmp_path: Path) -> None:
     assert (facts.python, facts.interpreter) == (None, ())
     assert system.user_land == platform.machine()
     assert system.libc == f"glibc {platform.libc_ver()[1]}"
+    assert system.isa
     assert (system.executable, system.executable_place, system.has_tar) == (True, "", True)
     assert system.memory_bytes == pytest.approx(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"), rel=0.05)
     found = found_on(facts, None)

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from edgedeploy.on_device.children import command
-from edgedeploy.on_device.interpreter import environment, interpreter
+from edgedeploy.on_device.interpreter import VARIABLE, environment, installed, interpreter
 
 
 @pytest.fixture
@@ -51,3 +51,13 @@ def test_an_agent_under_a_loader_starts_its_workers_so_too(own: str, monkeypatch
     """`sys.executable` alone would ask for a loader that the board does not have."""
     monkeypatch.setattr(sys, "executable", f"{own}/bin/python3")
     assert interpreter(None)[0] == f"{own}/lib/ld-linux-aarch64.so.1"
+
+
+def test_what_a_bundle_holds_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "site" / "no_such_runtime").mkdir(parents=True)
+    (tmp_path / "site" / "no_such_runtime" / "__init__.py").touch()
+    assert not installed("no_such_runtime")
+    assert installed("json")
+    monkeypatch.setenv(VARIABLE, str(tmp_path))
+    assert installed("no_such_runtime")
+    assert not installed("another_one")
