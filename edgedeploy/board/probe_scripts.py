@@ -91,7 +91,9 @@ if [ -r "$root/runtimes/current" ]; then
   case $digest in
     '' | *[!0-9a-f]*) ;;
     *)
-      if [ -f "$bundle/bundle.json" ] && [ -f "$bundle/bin/python3" ]; then
+      if [ ! -f "$bundle/bundle.json" ] || {{ [ -n "$5" ] && [ "$2" != "$its_python" ]; }}; then
+        :
+      elif [ -f "$bundle/bin/python3" ]; then
         for loader in "$bundle"/lib/ld-linux*; do :; done
         say bundle "$digest"
         say manifest "$(head -n 1 "$bundle/bundle.json")"
@@ -99,7 +101,7 @@ if [ -r "$root/runtimes/current" ]; then
         "$loader" --library-path "$bundle/lib" "$bundle/bin/python3" -c "$4" "$agent" "$bundle/site" \\
           </dev/null 2>/dev/null
         exit 0
-      elif [ -f "$bundle/bundle.json" ] && [ -n "$its_python" ] && {{ [ -z "$5" ] || [ "$2" = "$its_python" ]; }}; then
+      elif [ -n "$its_python" ]; then
         say bundle "$digest"
         say manifest "$(head -n 1 "$bundle/bundle.json")"
         python=$its_python

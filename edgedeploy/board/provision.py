@@ -206,7 +206,7 @@ def _operation(bundle: RuntimeBundle, choice: Choice, python: str, device: Devic
         "unpacked_bytes": bundle.unpacked_bytes,
         "files": bundle.files,
         # Named as fleet.toml names it, so that another name there is seen to be another Python.
-        "python": (device.python or python) if python else "",
+        "python": device.python or python,
         "imports": [MODULES[name] for name in choice.runtimes],
     }
 

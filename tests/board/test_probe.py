@@ -115,7 +115,8 @@ def test_wheels_are_found_with_the_python_they_were_made_for(tmp_path: Path) -> 
 
 def test_a_python_of_its_own_is_started_by_its_loader(tmp_path: Path) -> None:
     folder = bundle(tmp_path, "", own=True)
-    facts = probe(tmp_path, "/no/such/python", named=True)
+    assert probe(tmp_path, "/no/such/python", named=True).bundle is None  # asked for since
+    facts = probe(tmp_path, "/no/such/python")
     assert facts.bundle == DIGEST
     assert facts.interpreter == (f"{folder}/lib/ld-linux-x.so.1", "--library-path", f"{folder}/lib", sys.executable)
     told = {"python": "3.11.2", "word_bits": 64, "runtimes": {"onnxruntime": "1"}, "libraries": {}}
