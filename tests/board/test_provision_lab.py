@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -20,7 +20,7 @@ from tests.on_device import models
 from tests.support.records import make_variant
 
 if TYPE_CHECKING:
-    from tools.lab import Lab, VirtualBoard
+    from tools.lab import VirtualBoard
 
 pytestmark = [pytest.mark.lab, pytest.mark.timeout(1500)]
 
@@ -32,23 +32,23 @@ ROOT = "/var/tmp/provisioned"
 class Borrowed:
     """One board of the lab and how the fleet knows it."""
 
-    def __init__(self, lab: Lab, board: VirtualBoard) -> None:
-        fleet = load_fleet(lab.folder)
+    def __init__(self, folder: Path, board: VirtualBoard) -> None:
+        fleet = load_fleet(folder)
         self.board = board
         self.root = ROOTS.get(board.name, ROOT)
         self.device: Device = replace(fleet.device(board.name), root=self.root)
         self.kind: DeviceProfile = fleet.profile(self.device)
-        self.base = lab.folder
+        self.base = folder
 
     def provision(self, cache: Path | None = None) -> Provisioned:
         return provision(self.device, self.kind, self.base, cache=cache)
 
 
 @pytest.fixture
-def borrowed(lab: Lab, request: pytest.FixtureRequest) -> Iterator[Borrowed]:
+def borrowed(lab: Any, request: pytest.FixtureRequest) -> Iterator[Borrowed]:
     """The board whose name is the test's parameter, without anything of ours before and after."""
     with lab.borrow(request.param) as board:
-        borrowed = Borrowed(lab, board)
+        borrowed = Borrowed(lab.folder, board)
         board.run("/bin/rm", "-rf", borrowed.root)
         try:
             yield borrowed
