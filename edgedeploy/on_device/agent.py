@@ -24,7 +24,6 @@ from .lock import Locked, board_lock
 from .objects import Refused, admit, inventory
 from .power import open_source
 from .reply import frame, take_output, unpack_job, write_all
-from .runtime_bundles import tidy_runtimes, unpack_runtime
 from .schema import SCHEMA, MalformedDocument, check_envelope, check_operation
 
 if TYPE_CHECKING:
@@ -171,14 +170,26 @@ def _workspace(root: str) -> Iterator[str]:
         shutil.rmtree(workspace, ignore_errors=True)
 
 
+def _unpack_runtime(operation: dict[str, Any], root: str) -> dict[str, Any]:
+    from .runtime_bundles import unpack_runtime
+
+    return unpack_runtime(operation, root)
+
+
+def _tidy_runtimes(operation: dict[str, Any], root: str) -> dict[str, Any]:
+    from .runtime_bundles import tidy_runtimes
+
+    return tidy_runtimes(operation, root)
+
+
 _OPERATIONS: dict[str, Callable[[dict[str, Any], str], dict[str, Any]]] = {
     "facts": _facts,
     "health": _health,
     "inventory": inventory,
     "admit": admit,
     "profile": _profile,
-    "unpack_runtime": unpack_runtime,
-    "tidy_runtimes": tidy_runtimes,
+    "unpack_runtime": _unpack_runtime,
+    "tidy_runtimes": _tidy_runtimes,
 }
 
 

@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pytest
 
@@ -20,7 +20,7 @@ from tests.on_device import models
 from tests.support.records import make_variant
 
 if TYPE_CHECKING:
-    from tools.lab import VirtualBoard
+    from tools.lab import Lab, VirtualBoard
 
 pytestmark = [pytest.mark.lab, pytest.mark.timeout(1500)]
 
@@ -45,7 +45,7 @@ class Borrowed:
 
 
 @pytest.fixture
-def borrowed(lab: Any, request: pytest.FixtureRequest) -> Iterator[Borrowed]:
+def borrowed(lab: Lab, request: pytest.FixtureRequest) -> Iterator[Borrowed]:
     """The board whose name is the test's parameter, without anything of ours before and after."""
     with lab.borrow(request.param) as board:
         borrowed = Borrowed(lab.folder, board)
