@@ -17,6 +17,7 @@
       BoardError                no space, no Python, no runtime, locked, unfit profile
       AgentError                no report came back, or one that cannot be read
       NothingQualifies          no variant may be made active on a board
+      DownloadError             a package registry, asked from this machine, did not give what was asked for
       StoreError                the project's own database or object folder
       LeaseError                another job holds the board
 
@@ -145,6 +146,12 @@ class NothingQualifies(EdgeDeployError):
     """No variant meets every limit on a board, so that there is none to be made active there."""
 
     exit_code = ExitCode.NOTHING_QUALIFIES
+
+
+class DownloadError(EdgeDeployError):
+    """A package registry cannot be reached from this machine, or not with the tools that are here."""
+
+    exit_code = ExitCode.UNAVAILABLE
 
 
 class StoreError(EdgeDeployError):

@@ -2,69 +2,44 @@
 
 from __future__ import annotations
 
+import json
 import re
 from dataclasses import dataclass
 
+from edgedeploy.board.probe_scripts import MARK, PROBE, PYTHON_PROBE
 from edgedeploy.errors import BoardError
+from edgedeploy.on_device.facts import parse_isa
 from edgedeploy.records import Device, DeviceProfile
 
 OLDEST_PYTHON = (3, 7)
 
-_MARK = "edgedeploy-probe:"
-
-# Any Python runs this, so that one that is too old can say so.
-_PYTHON_PROBE = f"""
-import hashlib, struct, sys
-print("{_MARK}python_version=%d.%d.%d" % tuple(sys.version_info[:3]))
-print("{_MARK}python_bits=%d" % (struct.calcsize("P") * 8))
-print("{_MARK}python=%s" % sys.executable)
-try:
-    with open(sys.argv[1], "rb") as agent:
-        print("{_MARK}agent_sha256=%s" % hashlib.sha256(agent.read()).hexdigest())
-except (IOError, OSError):
-    pass
-try:
-    import importlib.util
-    print("{_MARK}numpy=%s" % ("yes" if importlib.util.find_spec("numpy") else "no"))
-except (ImportError, AttributeError, ValueError):
-    pass
-"""
-
-# What a cut link left in tmp a day ago is nobody's any more.
-# The subshell around the test write is needed: a redirection that fails ends a POSIX shell.
-_PROBE = f"""
-say() {{ printf '{_MARK}%s=%s\\n' "$1" "$2"; }}
-printf '\\n'
-root=$1
-case $root in
-  '~') root=$HOME ;;
-  '~/'*) root=$HOME/${{root#'~/'}} ;;
-  /*) ;;
-  *) root=$HOME/$root ;;
-esac
-say home "$HOME"
-say machine "$(uname -m)"
-say kernel "$(uname -s) $(uname -r)"
-say user_land_bits "$(getconf LONG_BIT 2>/dev/null)"
-umask 077
-mkdir -p -- "$root/agents" "$root/tmp" "$root/objects/sha256" 2>/dev/null
-if ( root=$(cd -- "$root" && pwd -P) && : > "$root/tmp/probe.$$" && rm -f -- "$root/tmp/probe.$$" ) 2>/dev/null; then
-  root=$(cd -- "$root" && pwd -P)
-  say writable yes
-  find "$root/tmp" -type f -mtime +1 -exec rm -f -- {{}} + 2>/dev/null
-fi
-say root "$root"
-say disk "$(df -P -k -- "$root" 2>/dev/null | tail -n 1)"
-if command -v "$2" >/dev/null 2>&1; then
-  say python_found yes
-  "$2" -c "$4" "$root/agents/$3.pyz" </dev/null 2>/dev/null
-fi
-exit 0
-"""
-
 _DISK = re.compile(r"\s(\d+)\s+(\d+)\s+(-?\d+)\s+\d+%\s")
 _SAME_MACHINE = {"arm64": "aarch64", "amd64": "x86_64", "x86-64": "x86_64", "armhf": "armv7l"}
 _64_BIT = {"aarch64", "x86_64", "riscv64"}
+# e_machine and EI_CLASS of the ELF header, little-endian: System V ABI, and Linux, include/uapi/linux/elf-em.h.
+_ELF_MACHINES = {(2, 183): "aarch64", (1, 40): "armv7l", (2, 62): "x86_64", (1, 3): "i686", (2, 243): "riscv64"}
+_MAX_TEXT = 300
+
+
+@dataclass(frozen=True, slots=True)
+class System:
+    """What a board tells of itself without Python, as far as it does.
+
+    `libc` is "glibc 2.36", "musl", "bionic" or "". `user_land` is the machine that its programs are built for, "" where
+    it does not tell. `executable` says whether a file under the root can be run; where it cannot, one can in
+    `executable_place`. `isa` holds the telling features that every core has. `other_python` is the
+    version and the path of one that has wheels, where the one asked for has none.
+    """
+
+    libc: str = ""
+    user_land: str = ""
+    memory_bytes: int | None = None
+    isa: tuple[str, ...] = ()
+    model: str = ""
+    executable: bool = False
+    executable_place: str = ""
+    has_tar: bool = False
+    other_python: tuple[str, str] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +48,8 @@ class BoardFacts:
 
     `user_land_bits` and `python_bits` are the widths of a pointer in the C library's view and in Python's.
     `agent_sha256` is the digest of the file that lies where the agent asked for should be. `has_numpy` says whether
-    its Python can rebuild packed files.
+    its Python can rebuild packed files. `bundle` is the digest of the provisioned runtime that is in use, `loader` the
+    program that starts its Python where it brings one, `bundle_packages` what it holds.
     """
 
     machine: str
@@ -90,20 +66,38 @@ class BoardFacts:
     python_bits: int | None
     agent_sha256: str | None
     has_numpy: bool = False
+    bundle: str | None = None
+    loader: str | None = None
+    bundle_packages: tuple[str, ...] = ()
+    system: System = System()
+
+    @property
+    def interpreter(self) -> tuple[str, ...]:
+        """The command that starts its Python; empty where none runs."""
+        if self.python is None:
+            return ()
+        if self.loader is None or self.bundle is None:
+            return (self.python,)
+        return (self.loader, "--library-path", f"{self.root.rstrip('/')}/runtimes/{self.bundle}/lib", self.python)
 
 
-def probe_command(root: str, python: str, agent_sha256: str) -> list[str]:
-    """The command whose standard output `parse_probe` reads; it makes the root's folders where it can."""
-    return ["sh", "-c", _PROBE, "probe", root, python, agent_sha256, _PYTHON_PROBE]
+def probe_command(root: str, python: str, agent_sha256: str, *, named: bool = False) -> list[str]:
+    """The command whose standard output `parse_probe` reads; it makes the root's folders where it can.
+
+    `named` says that the user asked for this Python, so that what was provisioned for another is not used.
+    """
+    return ["sh", "-c", PROBE, "probe", root, python, agent_sha256, PYTHON_PROBE, "named" if named else ""]
 
 
 def parse_probe(text: str) -> BoardFacts:
     """Read what the probe printed, passing over whatever else a login shell says."""
     said: dict[str, str] = {}
+    every: dict[str, list[str]] = {}
     for line in text.splitlines():
-        if line.startswith(_MARK):
-            key, _, value = line.removeprefix(_MARK).partition("=")
+        if line.startswith(MARK):
+            key, _, value = line.removeprefix(MARK).partition("=")
             said[key] = value.strip()
+            every.setdefault(key, []).append(value.strip())
     disk = _DISK.search(said.get("disk", "") + " ")
     return BoardFacts(
         machine=said.get("machine", ""),
@@ -120,11 +114,27 @@ def parse_probe(text: str) -> BoardFacts:
         python_bits=_number(said.get("python_bits")),
         agent_sha256=said.get("agent_sha256"),
         has_numpy=said.get("numpy") == "yes",
+        bundle=said.get("bundle"),
+        loader=said.get("loader"),
+        bundle_packages=_bundle_packages(said.get("manifest", "")),
+        system=_system(said, every),
     )
+
+
+def python_minor(facts: BoardFacts) -> tuple[int, ...]:
+    """Major and minor version of the board's Python, (0, 0) where there is none."""
+    return tuple(int(part[:6]) for part in re.findall(r"\d+", facts.python_version or "0.0")[:2])
 
 
 def check_facts(facts: BoardFacts, device: Device, profile: DeviceProfile, python: str) -> None:
     """Raise BoardError when the board cannot do what its profile promises, or cannot run the agent."""
+    check_machine(facts, device, profile)
+    _check_python(facts, device.name, python)
+    check_root(facts, device.name)
+
+
+def check_machine(facts: BoardFacts, device: Device, profile: DeviceProfile) -> None:
+    """Raise BoardError when it is no Linux board, or not the machine that its profile is for."""
     board = device.name
     if not facts.machine or not facts.root:
         raise BoardError(
@@ -146,22 +156,76 @@ def check_facts(facts: BoardFacts, device: Device, profile: DeviceProfile, pytho
             f"{board}: the board is a {facts.machine} machine but its profile {profile.name} is for {profile.arch}; "
             "correct `profile` in fleet.toml, or install the system for that machine."
         )
+
+
+def _check_python(facts: BoardFacts, board: str, python: str) -> None:
+    if facts.python_version is None and facts.bundle is not None:
+        raise BoardError(
+            f"{board}: the provisioned runtime {facts.bundle[:12]} does not start; run `edgedeploy provision` again."
+        )
     if facts.python_version is None:
         fault = "does not run" if facts.python_found else "is not there"
         raise BoardError(
-            f"{board}: no Python: `{python}` {fault}; install python3 on the board, or set `python =` in fleet.toml."
+            f"{board}: no Python: `{python}` {fault}; run `edgedeploy provision`, install python3 on the board, or set "
+            "`python =` in fleet.toml."
         )
-    version = tuple(int(part) for part in re.findall(r"\d+", facts.python_version)[:2])
-    if version < OLDEST_PYTHON:
+    if python_minor(facts) < OLDEST_PYTHON:
         raise BoardError(
             f"{board}: Python {facts.python_version} ({facts.python or python}) is too old, "
-            f"{'.'.join(map(str, OLDEST_PYTHON))} is the least; set `python =` in fleet.toml to a newer one."
+            f"{'.'.join(map(str, OLDEST_PYTHON))} is the least; run `edgedeploy provision`, or set `python =` in "
+            "fleet.toml to a newer one."
         )
+
+
+def check_root(facts: BoardFacts, board: str) -> None:
+    """Raise BoardError where nothing can be written under the root."""
     if not facts.root_writable:
         raise BoardError(
             f"{board}: cannot write to {facts.root}; make it writable for the user who logs in, "
             "or set `root =` in fleet.toml to a folder that is."
         )
+
+
+def _system(said: dict[str, str], every: dict[str, list[str]]) -> System:
+    elf = [int(part) for part in said.get("elf", "").split() if part.isdecimal()]
+    memory = re.fullmatch(r"(\d{1,15}) kB", said.get("memory", ""))
+    other = re.fullmatch(r"(3\.\d{1,2}) (/[^\0]{1,4000})", said.get("other_python", ""))
+    return System(
+        libc=_libc(said),
+        # byte 4 is the class, bytes 18 and 19 the machine
+        user_land=_ELF_MACHINES.get((elf[0], elf[14] + 256 * elf[15]), "") if len(elf) == 16 else "",
+        memory_bytes=int(memory[1]) * 1024 if memory else None,
+        isa=tuple(parse_isa("\n".join(every.get("isa", [])))),
+        model=_plain(said.get("model", "")),
+        executable=said.get("executable") == "yes",
+        executable_place=_plain(said.get("executable_place", "")),
+        has_tar=said.get("tar") == "yes",
+        other_python=(other[1], other[2]) if other else None,
+    )
+
+
+def _bundle_packages(manifest: str) -> tuple[str, ...]:
+    try:
+        packages = json.loads(manifest)["packages"]
+        return tuple(sorted(str(name) for name in packages))[:100]
+    except (ValueError, KeyError, TypeError, RecursionError):
+        return ()
+
+
+def _libc(said: dict[str, str]) -> str:
+    if "bionic" in said:
+        return "bionic"
+    # the Python of a bundle tells of the C library that came with it
+    for found in (said.get("libc"), None if "loader" in said else said.get("python_libc")):
+        match = re.fullmatch(r"glibc (\d{1,2}\.\d{1,3})(\.\d+)?", found or "")
+        if match:
+            return f"glibc {match[1]}"
+    return "musl" if "musl" in said else ""
+
+
+def _plain(text: str) -> str:
+    """The text without what could steer a terminal, cut short."""
+    return "".join(character for character in text if character.isprintable())[:_MAX_TEXT]
 
 
 def _number(text: str | None) -> int | None:

@@ -43,13 +43,17 @@ os.fsync(folder)
 
 
 class Board:
-    """A board that answers and fits its profile. `root` and `python` are absolute paths there."""
+    """A board that answers and fits its profile. `root` and `python` are absolute paths there.
 
-    def __init__(self, transport: Transport, facts: BoardFacts, python: str) -> None:
+    `interpreter` is the command that starts its Python, by default `python` alone.
+    """
+
+    def __init__(self, transport: Transport, facts: BoardFacts, python: str, interpreter: Sequence[str] = ()) -> None:
         self.transport = transport
         self.facts = facts
         self.root = facts.root
         self.python = python
+        self.interpreter = tuple(interpreter) or (python,)
         self._has_agent = facts.agent_sha256 == agent_bundle()[1]
 
     @property
@@ -77,9 +81,11 @@ class Board:
         content = json.dumps(document, allow_nan=False).encode()
         token, inline = secrets.token_hex(16), pack_job(content)
         # Standard input of a tethered one stays open and silent, and is how the agent learns that the link is gone.
-        command = [self.python, self.path("agents", f"{digest}.pyz"), "--reply", token]
+        command = [*self.interpreter, self.path("agents", f"{digest}.pyz"), "--reply", token]
         if tethered:
             command.append("--tethered")
+        if self.facts.bundle is not None:
+            command += ["--bundle", self.facts.bundle]
         job = None if len(inline) <= MAX_INLINE_BYTES else self.path("tmp", f"{token}-job.json")
         try:
             if job is not None:
@@ -112,13 +118,18 @@ class Board:
         with suppress(TransportError):
             self.transport.run(["rm", "-f", "--", *paths], timeout_s=COMMAND_TIMEOUT_S, check=False)
 
+    def remove_folder(self, path: str) -> None:
+        """Remove a folder with all that is in it; it is no error if the link is gone or the folder is not there."""
+        with suppress(TransportError):
+            self.transport.run(["rm", "-rf", "--", path], timeout_s=COMMAND_TIMEOUT_S, check=False)
+
     def _install_agent(self) -> None:
         content, digest = agent_bundle()
         temporary = self.path("tmp", f"{secrets.token_hex(8)}-agent.pyz")
         try:
             self._put_bytes(content, temporary)
             completed = self.transport.run(
-                [self.python, "-c", _INSTALL, temporary, self.path("agents", f"{digest}.pyz"), digest],
+                [*self.interpreter, "-c", _INSTALL, temporary, self.path("agents", f"{digest}.pyz"), digest],
                 timeout_s=COMMAND_TIMEOUT_S,
                 check=False,
             )
@@ -142,15 +153,25 @@ def open_board(device: Device, profile: DeviceProfile, base: Path) -> Iterator[B
 
     Paths in `device` are relative to `base`. Raises PlanError, TransportError or BoardError.
     """
+    python = python_of(device)
+    with open_transport(device, base) as transport:
+        facts = probe(transport, device)
+        check_facts(facts, device, profile, python)
+        yield Board(transport, facts, facts.python or python, facts.interpreter)
+
+
+def python_of(device: Device) -> str:
+    """The Python that a device's jobs run with where nothing was provisioned."""
+    return device.python or (sys.executable if device.address == "local:" else "python3")
+
+
+def probe(transport: Transport, device: Device) -> BoardFacts:
+    """What the board says of itself, in one round trip. Raises PlanError for its root, and TransportError."""
     if not device.root.isprintable():
         raise PlanError(f"{device.name}: root = {device.root!r} holds a character that no line can show; leave it out.")
-    python = device.python or (sys.executable if device.address == "local:" else "python3")
-    with open_transport(device, base) as transport:
-        command = probe_command(device.root, python, agent_bundle()[1])
-        probed = transport.run(command, timeout_s=PROBE_TIMEOUT_S, check=False)
-        facts = parse_probe(plain(probed.stdout.decode("utf-8", "surrogateescape")))
-        check_facts(facts, device, profile, python)
-        yield Board(transport, facts, facts.python or python)
+    command = probe_command(device.root, python_of(device), agent_bundle()[1], named=device.python is not None)
+    probed = transport.run(command, timeout_s=PROBE_TIMEOUT_S, check=False)
+    return parse_probe(plain(probed.stdout.decode("utf-8", "surrogateescape")))
 
 
 def transfer_timeout_s(size_bytes: int) -> float:

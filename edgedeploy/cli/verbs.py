@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from edgedeploy.cli import devices, doctor
+from edgedeploy.cli import devices, doctor, provision
 from edgedeploy.cli.options import Devices, Folder, Jobs, Json
 from edgedeploy.errors import ExitCode
 
@@ -21,6 +21,7 @@ app = typer.Typer(
 
 app.add_typer(devices.app, name="devices")
 app.command()(doctor.doctor)
+app.command()(provision.provision)
 Variants = Annotated[
     list[str], typer.Option("--variant", metavar="NAME", help="A variant's name or the start of its id; repeatable.")
 ]

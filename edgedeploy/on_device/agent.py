@@ -18,6 +18,7 @@ from .conditions import snapshot
 from .documents import read_json, write_json
 from .facts import board_facts, board_summary
 from .failures import Refused
+from .interpreter import VARIABLE, installed
 from .lock import Locked, board_lock
 from .objects import admit, inventory
 from .power import open_source
@@ -53,6 +54,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--reply", metavar="TOKEN", help="send what came out to standard output, framed, not to a file")
     parser.add_argument("--tethered", action="store_true", help="stop when standard input ends")
     parser.add_argument("--recover", metavar="ROOT", help="only set right what a crash left among the releases there")
+    parser.add_argument("--bundle", metavar="SHA256", help="the provisioned runtime under the job's root to use")
     options = parser.parse_args(arguments)
     if options.recover is not None:
         return _recover(options.recover)
@@ -87,6 +89,9 @@ def _run(options: argparse.Namespace, output: int) -> int:
     except (OSError, ValueError) as error:
         print(f"edgedeploy-agent: the job cannot be used: {error}", file=sys.stderr)  # noqa: T201
         return 2
+    os.environ.pop(VARIABLE, None)
+    if options.bundle is not None:
+        os.environ[VARIABLE] = os.path.join(job["root"], "runtimes", options.bundle)
     results = [
         _attempt(operation, f"operations[{place}]", job["root"]) for place, operation in enumerate(job["operations"])
     ]
@@ -141,12 +146,14 @@ def _facts(_operation: dict[str, Any], root: str) -> dict[str, Any]:
     with tempfile.TemporaryDirectory(prefix="edgedeploy-") as folder:
         children = Children(folder)
 
-        def runtimes() -> dict[str, str]:
-            names = sorted({name for known in RUNTIMES.values() for name, _, _ in known})
+        def packages() -> dict[str, str]:
+            every = ["numpy", *sorted({name for known in RUNTIMES.values() for name, _, _ in known})]
+            # To start Python for the others costs a slow board seconds.
+            names = [name for name in every if installed(name)]
             answers = {name: children.run("version", {"runtime": name}, _IMPORT_TIMEOUT_S) for name in names}
             return {name: answer["version"] for name, answer in answers.items() if answer["outcome"] == "ok"}
 
-        return {"op": "facts", "facts": board_facts(root, runtimes)}
+        return {"op": "facts", "facts": board_facts(root, packages)}
 
 
 def _health(_operation: dict[str, Any], _root: str) -> dict[str, Any]:
@@ -184,6 +191,18 @@ def _settle(root: str) -> None:
         settle(root)
 
 
+def _unpack_runtime(operation: dict[str, Any], root: str) -> dict[str, Any]:
+    from .runtime_bundles import unpack_runtime
+
+    return unpack_runtime(operation, root)
+
+
+def _tidy_runtimes(operation: dict[str, Any], root: str) -> dict[str, Any]:
+    from .runtime_bundles import tidy_runtimes
+
+    return tidy_runtimes(operation, root)
+
+
 _OPERATIONS: dict[str, Callable[[dict[str, Any], str], dict[str, Any]]] = {
     "facts": _facts,
     "health": _health,
@@ -196,6 +215,8 @@ _OPERATIONS: dict[str, Callable[[dict[str, Any], str], dict[str, Any]]] = {
     "rollback": _release,
     "releases": _release,
     "collect": _release,
+    "unpack_runtime": _unpack_runtime,
+    "tidy_runtimes": _tidy_runtimes,
 }
 
 

@@ -7,13 +7,13 @@ import re
 import select
 import signal
 import subprocess
-import sys
 import time
 from array import array
 from typing import Any
 
 from .documents import read_json, write_json
 from .fields import read_text
+from .interpreter import bundle_in_use, environment, interpreter
 
 _MAX_ANSWER_BYTES = 64 << 20
 _PACKAGE = __name__.rpartition(".")[0]  # Python 3.7 sets no __package__ yet while a module from a zip loads
@@ -24,10 +24,14 @@ _START = (
 
 
 class Children:
-    """Runs workers one after another inside `workspace`, a folder of this job alone."""
+    """Runs workers one after another inside `workspace`, a folder of this job alone.
 
-    def __init__(self, workspace: str) -> None:
+    They find what is in `bundle`, by default the provisioned runtime that the job is to use.
+    """
+
+    def __init__(self, workspace: str, bundle: str | None = None) -> None:
         self._workspace = os.path.abspath(workspace)
+        self._bundle = bundle or bundle_in_use()
         self._number = 0
 
     def path(self, name: str) -> str:
@@ -42,7 +46,7 @@ class Children:
         write_json(specification_path, dict(specification, task=task))
         arguments = [specification_path, answer_path, str(os.getpid())]
         oom_kills = count_oom_kills(read_text("/", "proc/vmstat") or "")
-        status = self._wait([*command("worker"), *arguments], stem + ".stderr", timeout_s)
+        status = self._wait([*command("worker", self._bundle), *arguments], stem + ".stderr", timeout_s)
         if status is None:
             return {"outcome": "timeout", "detail": f"gave no answer within {timeout_s:g} s"}
         if status == 0:
@@ -69,6 +73,7 @@ class Children:
                 stdout=subprocess.DEVNULL,
                 stderr=stderr,
                 cwd=self._workspace,
+                env=environment(self._bundle),
                 pass_fds=(writer,),
                 start_new_session=True,
             ) as process:
@@ -88,12 +93,15 @@ class Children:
                 os.close(writer)
 
 
-def command(module: str) -> list[str]:
-    """Return the argv that runs `main` of one of our modules in this interpreter, from a zip or from a folder."""
+def command(module: str, bundle: str | None = None) -> list[str]:
+    """Return the argv that runs `main` of one of our modules, from a zip or from a folder.
+
+    It starts the Python of `bundle` where that brings one, else this one.
+    """
     location = os.path.dirname(os.path.abspath(__file__))
     for _ in _PACKAGE.split("."):
         location = os.path.dirname(location)
-    return [sys.executable, "-c", _START, location, f"{_PACKAGE}.{module}"]
+    return [*interpreter(bundle), "-c", _START, location, f"{_PACKAGE}.{module}"]
 
 
 def judge_end(status: int, stderr: str, kernel_killed_for_memory: bool) -> tuple[str, str]:

@@ -9,6 +9,7 @@ import re
 import struct
 from typing import TYPE_CHECKING, Any
 
+from .access import closed_sensors, shared_libraries
 from .conditions import parse_meminfo
 from .fields import find, read_text
 from .objects import space
@@ -41,22 +42,28 @@ def board_summary(root: str = "/") -> dict[str, Any]:
     }
 
 
-def board_facts(store: str, runtimes: Callable[[], dict[str, str]], root: str = "/") -> dict[str, Any]:
+def board_facts(store: str, packages: Callable[[], dict[str, str]], root: str = "/") -> dict[str, Any]:
     """Return all that the host wants to know before it trusts a device profile.
 
-    `store` is the folder that edgedeploy owns here; `runtimes` finds the versions of those that import.
+    `store` is the folder that edgedeploy owns here; `packages` finds the versions of the runtimes, and of numpy,
+    that import.
     """
     cpuinfo = read_text(root, "proc/cpuinfo") or ""
     summary = board_summary(root)
     del summary["emulated"]
+    runtimes = packages()
+    numpy = runtimes.pop("numpy", None)
     return dict(
         summary,
         word_bits=struct.calcsize("P") * 8,
         libc=_libc(),
         memory_bytes=parse_meminfo(read_text(root, "proc/meminfo") or "", "MemTotal") or 0,
         model_name=_model_name(root, cpuinfo),
-        runtimes=runtimes(),
+        runtimes=runtimes,
+        numpy=numpy,
         power_sources=available_sources(root),
+        closed=closed_sensors(root),
+        libraries=shared_libraries(root),
         **space(store),
     )
 

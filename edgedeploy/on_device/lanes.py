@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from .objects import Refused
+from .failures import Refused
 
 if TYPE_CHECKING:
     import numpy as np

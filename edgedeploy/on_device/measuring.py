@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 from .conditions import snapshot
 from .documents import read_json
 from .energy import Sampler, Steady, energy_per_inference
-from .objects import Refused, object_path, verify
+from .failures import Refused
+from .objects import object_path, verify
 from .power import open_source
 from .runtimes import RUNTIMES
 from .schema import MAX_CONTRACT_BYTES, MAX_RUNS, MalformedDocument, check_contract

@@ -94,6 +94,12 @@ def _temporary(value: Any, where: str) -> None:
         fail(where, "a path like 'tmp/NAME' inside the root", value)
 
 
+def _line(value: Any, where: str) -> None:
+    text(value, where)
+    if not value.isprintable():
+        fail(where, "one line of text", value)
+
+
 _size = integer(0, MAX_OBJECT_BYTES)
 _count = integer(0, 1 << 62)
 _ns = integer(0, 1 << 62)
@@ -154,6 +160,16 @@ _OPERATIONS: dict[Any, dict[str, Check]] = {
         ),
     },
     **RELEASE_OPERATIONS,
+    # Ends among the runtimes under the name of the object's digest; `python` starts it where it brings none itself.
+    "unpack_runtime": {
+        "sha256": sha256,
+        "size_bytes": _size,
+        "unpacked_bytes": _count,
+        "files": integer(0, 50_000),
+        "python": _line,
+        "imports": listing(text, 1, 16),
+    },
+    "tidy_runtimes": {},
 }
 _OPTIONAL: dict[str, dict[str, Check]] = {"profile": {"max_runs": integer(1, MAX_RUNS)}}
 
@@ -231,6 +247,9 @@ _RESULTS: dict[Any, dict[str, Check]] = {
                 "model_name": text,
                 "runtimes": mapping(text),
                 "power_sources": _texts,
+                "closed": mapping(text),
+                "libraries": mapping(text),
+                "numpy": optional(text),
                 "free_bytes": _count,
                 "total_bytes": _count,
             }
@@ -249,6 +268,13 @@ _RESULTS: dict[Any, dict[str, Check]] = {
         "refused": listing(record({"sha256": sha256, "reason": text})),
     },
     "profile": {"variants": listing(_VARIANT)},
+    "tidy_runtimes": {"free_bytes": _count, "total_bytes": _count},
+    "unpack_runtime": {
+        "runtimes": mapping(text),
+        "failed": mapping(text),
+        "free_bytes": _count,
+        "total_bytes": _count,
+    },
 }
 _REPORT: dict[str, Check] = {
     "schema": _schema,

@@ -13,9 +13,9 @@ import hashlib
 import zlib
 from typing import TYPE_CHECKING, Any
 
+from .failures import Refused
 from .lanes import MAX_LANES, decode, frequencies_of
 from .mixing import Decoder, code_bytes, code_levels
-from .objects import Refused
 
 if TYPE_CHECKING:
     import numpy as np

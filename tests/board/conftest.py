@@ -1,6 +1,9 @@
 from __future__ import annotations
 
 import platform
+import shutil
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -49,3 +52,23 @@ def device(request: pytest.FixtureRequest, server: LoopbackServer, root: Path) -
     if request.param == "local":
         return Device("local-board", "here", "local:", root=str(root))
     return ssh_device(server, root)
+
+
+@pytest.fixture(scope="session")
+def library(tmp_path_factory: pytest.TempPathFactory) -> bytes:
+    """A small library that needs no more than `puts` of any C library."""
+    if shutil.which("cc") is None or platform.machine() not in {"x86_64", "aarch64"}:
+        pytest.skip("no C compiler")
+    folder = tmp_path_factory.mktemp("library")
+    (folder / "say.c").write_text('#include <stdio.h>\nint say(void) { return puts("x"); }\n')
+    subprocess.run(["cc", "-shared", "-fPIC", "-o", "say.so", "say.c"], cwd=folder, check=True)
+    return (folder / "say.so").read_bytes()
+
+
+@pytest.fixture(scope="session")
+def bare_python(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A Python of this machine that has no packages at all."""
+    folder = tmp_path_factory.mktemp("bare") / "python"
+    base = getattr(sys, "_base_executable", sys.executable)
+    subprocess.run([base, "-m", "venv", "--without-pip", str(folder)], check=True)
+    return str(folder / "bin" / "python3")

@@ -132,10 +132,13 @@ def test_a_fitting_board_passes() -> None:
         ({"machine": "armv7l", "user_land_bits": 32}, "is a armv7l machine but its profile pi4 is for aarch64"),
         (
             {"python_found": False, "python_version": None},
-            r"no Python: `python3` is not there; install python3 .* `python =",
+            r"no Python: `python3` is not there; run `edgedeploy provision`, install python3 .* `python =",
         ),
         ({"python_version": None}, "no Python: `python3` does not run"),
-        ({"python_version": "3.6.15"}, r"Python 3\.6\.15 \(/usr/bin/python3\) is too old, 3\.7 is the least"),
+        (
+            {"python_version": "3.6.15"},
+            r"Python 3\.6\.15 \(/usr/bin/python3\) is too old, 3\.7 is the least; run `edgedeploy provision`",
+        ),
         ({"python_version": "2.7.18"}, "too old"),
         ({"root_writable": False}, r"cannot write to /home/pi/\.edgedeploy; make it writable .* `root ="),
     ],

@@ -1,0 +1,95 @@
+"""What a board is and has, from its probe and from its agent, in the words that the choice of runtimes needs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from edgedeploy.board.elf import version_of
+from edgedeploy.board.facts import BoardFacts
+from edgedeploy.board.runtime_choice import Description
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """What a board is and has. `python` is "" where none runs; `closed` names who may read the sensors that we may not.
+
+    `runtimes` holds the versions of those that import, numpy among them.
+    """
+
+    machine: str
+    libc: str
+    python: str
+    python_bits: int | None
+    model: str
+    isa: tuple[str, ...]
+    memory_bytes: int | None
+    free_bytes: int | None
+    root: str
+    executable: bool
+    runtimes: dict[str, str]
+    sensors: tuple[str, ...]
+    closed: dict[str, str]
+
+
+def found_on(facts: BoardFacts, told: Mapping[str, Any] | None) -> Found:
+    """What is known of a board by its probe and, where its Python could be asked, by the agent."""
+    told = told or {}
+    system = facts.system
+    return Found(
+        machine=machine_of(facts),
+        libc=system.libc,
+        python=facts.python_version or "",
+        python_bits=facts.python_bits,
+        model=one_line(told.get("model_name") or system.model),
+        isa=tuple(told.get("isa") or system.isa),
+        memory_bytes=told.get("memory_bytes") or system.memory_bytes,
+        free_bytes=facts.free_bytes,
+        root=facts.root,
+        executable=system.executable,
+        runtimes={one_line(name): one_line(version) for name, version in _packages(told).items()},
+        sensors=tuple(one_line(name) for name in told.get("power_sources", ())),
+        closed={one_line(name): one_line(who) for name, who in told.get("closed", {}).items()},
+    )
+
+
+def machine_of(facts: BoardFacts) -> str:
+    """The machine that programs must be built for: that of the user land, which may be narrower than the kernel's."""
+    if facts.system.user_land:
+        return facts.system.user_land
+    known = {"arm64": "aarch64", "amd64": "x86_64", "armv8l": "armv7l", "armhf": "armv7l"}
+    machine = known.get(facts.machine, facts.machine)
+    return "armv7l" if machine == "aarch64" and facts.user_land_bits == 32 else machine
+
+
+def describe(facts: BoardFacts, told: Mapping[str, Any] | None) -> Description:
+    """What the choice of runtimes depends on. `told` is what the agent says, None where no Python could run it."""
+    libc = facts.system.libc
+    libraries = (told or {}).get("libraries", {})
+    brought = {name.replace("-", "_") for name in facts.bundle_packages}
+    # A Python that was provisioned, and what imports there, is no part of the board: it is what may be replaced.
+    usable = told is not None and facts.loader is None
+    return Description(
+        machine=machine_of(facts),
+        libc=libc,
+        glibc=version_of(libc) if libc.startswith("glibc") else (),
+        python=version_of(told["python"])[:2] if told and usable else (),
+        python_bits=told["word_bits"] if told and usable else None,
+        glibcxx=version_of(libraries.get("libstdc++.so.6", "").removeprefix("GLIBCXX_")),
+        libraries=frozenset(libraries),
+        present={name: version for name, version in _packages(told).items() if name not in brought} if usable else {},
+    )
+
+
+def _packages(told: Mapping[str, Any] | None) -> dict[str, str]:
+    """The runtimes that import on the board, and numpy."""
+    if not told:
+        return {}
+    numpy = told.get("numpy")
+    return {**told["runtimes"], **({} if numpy is None else {"numpy": numpy})}
+
+
+def one_line(text: str) -> str:
+    """What a board says, as a part of one line, cut short."""
+    return "".join(character for character in text if character.isprintable())[:300]

@@ -1,0 +1,134 @@
+"""What a board runs to say of itself what it is: POSIX sh for every board, and Python where there is one."""
+
+from __future__ import annotations
+
+MARK = "edgedeploy-probe:"
+
+# Any Python runs this, so that one that is too old can say so.
+PYTHON_PROBE = f"""
+import hashlib, os, struct, sys
+print("{MARK}python_version=%d.%d.%d" % tuple(sys.version_info[:3]))
+print("{MARK}python_bits=%d" % (struct.calcsize("P") * 8))
+print("{MARK}python=%s" % sys.executable)
+try:
+    print("{MARK}python_libc=%s" % os.confstr("CS_GNU_LIBC_VERSION"))
+except (AttributeError, ValueError, OSError):
+    pass
+try:
+    with open(sys.argv[1], "rb") as agent:
+        print("{MARK}agent_sha256=%s" % hashlib.sha256(agent.read()).hexdigest())
+except (IOError, OSError):
+    pass
+try:
+    import importlib.util
+    sys.path[:0] = sys.argv[2:]
+    print("{MARK}numpy=%s" % ("yes" if importlib.util.find_spec("numpy") else "no"))
+except (ImportError, AttributeError, ValueError):
+    pass
+"""
+
+# What a cut link left in tmp a day ago is nobody's any more.
+# The subshell around the test write is needed: a redirection that fails ends a POSIX shell.
+# A file is run under the root because neither `mount` nor its options tell what a security module forbids besides.
+# The ELF header of `od` itself tells the user land's width and machine where there is no getconf.
+PROBE = f"""
+say() {{ printf '{MARK}%s=%s\\n' "$1" "$2"; }}
+sh=/bin/sh
+[ -x $sh ] || sh=/system/bin/sh
+runs() {{
+  printf '#!%s\\nexit 0\\n' "$sh" > "$1" && chmod 700 "$1" && "$1"
+  status=$?
+  rm -f -- "$1"
+  return $status
+}}
+printf '\\n'
+root=$1
+case $root in
+  '~') root=$HOME ;;
+  '~/'*) root=$HOME/${{root#'~/'}} ;;
+  /*) ;;
+  *) root=$HOME/$root ;;
+esac
+say home "$HOME"
+say machine "$(uname -m)"
+say kernel "$(uname -s) $(uname -r)"
+say user_land_bits "$(getconf LONG_BIT 2>/dev/null)"
+say libc "$(getconf GNU_LIBC_VERSION 2>/dev/null)"
+say elf "$(od -An -tu1 -j4 -N16 /proc/self/exe 2>/dev/null | tr -s ' \\n' ' ')"
+for loader in /lib/ld-musl-*; do
+  if [ -e "$loader" ]; then say musl "$loader"; fi
+done
+if [ -e /system/bin/linker64 ]; then say bionic yes; fi
+say memory "$(sed -n 's/^MemTotal: *//p' /proc/meminfo 2>/dev/null)"
+sed -n -e 's/^Features[^:]*:/{MARK}isa=Features:/p' -e 's/^flags[^:]*:/{MARK}isa=flags:/p' /proc/cpuinfo 2>/dev/null |
+  sort -u | head -n 16
+say model "$(tr -d '\\0' 2>/dev/null </sys/firmware/devicetree/base/model)"
+umask 077
+mkdir -p -- "$root/agents" "$root/tmp" "$root/objects/sha256" 2>/dev/null
+if ( root=$(cd -- "$root" && pwd -P) && : > "$root/tmp/probe.$$" && rm -f -- "$root/tmp/probe.$$" ) 2>/dev/null; then
+  root=$(cd -- "$root" && pwd -P)
+  say writable yes
+  if ( runs "$root/tmp/probe.$$" ) 2>/dev/null; then
+    say executable yes
+  else
+    for place in "$HOME" /data/local/tmp /var/tmp /opt /tmp; do
+      if ( runs "$place/.edgedeploy-probe.$$" ) 2>/dev/null; then
+        say executable_place "$place"
+        break
+      fi
+    done
+  fi
+  find "$root/tmp" -type f -mtime +1 -exec rm -f -- {{}} + 2>/dev/null
+fi
+say root "$root"
+say disk "$(df -P -k -- "$root" 2>/dev/null | tail -n 1)"
+if command -v tar >/dev/null 2>&1; then say tar yes; fi
+agent=$root/agents/$3.pyz
+python=$2
+if [ -r "$root/runtimes/current" ]; then
+  {{ IFS= read -r digest; IFS= read -r its_python; }} < "$root/runtimes/current"
+  bundle=$root/runtimes/$digest
+  case $digest in
+    '' | *[!0-9a-f]*) ;;
+    *)
+      if [ ! -f "$bundle/bundle.json" ] || {{ [ -n "$5" ] && [ "$2" != "$its_python" ]; }}; then
+        :
+      elif [ -f "$bundle/bin/python3" ]; then
+        for loader in "$bundle"/lib/ld-linux*; do :; done
+        say bundle "$digest"
+        say manifest "$(head -n 1 "$bundle/bundle.json")"
+        say loader "$loader"
+        "$loader" --library-path "$bundle/lib" "$bundle/bin/python3" -c "$4" "$agent" "$bundle/site" \\
+          </dev/null 2>/dev/null
+        exit 0
+      elif [ -n "$its_python" ]; then
+        say bundle "$digest"
+        say manifest "$(head -n 1 "$bundle/bundle.json")"
+        python=$its_python
+        site=$bundle/site
+      fi
+      ;;
+  esac
+fi
+told=
+if command -v "$python" >/dev/null 2>&1; then
+  say python_found yes
+  told=$("$python" -c "$4" "$agent" ${{site:+"$site"}} </dev/null 2>/dev/null)
+  printf '%s\\n' "$told"
+fi
+case $told in
+  *python_version=3.[89].* | *python_version=3.1[0-3].*) exit 0 ;;
+esac
+for other in "$2" python3.13 python3.12 python3.11 python3.10 python3.9 python3.8; do
+  if [ "$other" != "$python" ] && command -v "$other" >/dev/null 2>&1; then
+    version=$("$other" -c 'import sys; print("%d.%d" % sys.version_info[:2])' </dev/null 2>/dev/null)
+    case $version in
+      3.[89] | 3.1[0-3])
+        say other_python "$version $(command -v "$other")"
+        exit 0
+        ;;
+    esac
+  fi
+done
+exit 0
+"""

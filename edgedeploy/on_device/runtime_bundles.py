@@ -1,0 +1,181 @@
+"""Unpacks a provisioned runtime beside the others, and puts it to use only after it has run here."""
+
+from __future__ import annotations
+
+import errno
+import glob
+import gzip
+import os
+import shutil
+import tarfile
+import tempfile
+import zlib
+from typing import TYPE_CHECKING, Any
+
+from .children import Children
+from .documents import sync_folder
+from .failures import Refused
+from .lock import Locked, board_lock
+from .objects import object_path, space, verify
+
+if TYPE_CHECKING:
+    from typing import BinaryIO
+
+CURRENT = "current"
+MAX_ENTRIES = 50_000
+_WORKSPACE = "runtime-"
+_TRIAL_TIMEOUT_S = 300.0
+_CHUNK_BYTES = 1 << 20
+# What a file may take beyond its bytes: the rest of its last block.
+_BLOCK_BYTES = 4096
+
+
+def unpack_runtime(operation: dict[str, Any], root: str) -> dict[str, Any]:
+    """Unpack an object among the runtimes, try it, and make it the one that jobs use.
+
+    Nothing changes unless at least one of the runtimes in `imports` can be imported. Raises Refused, Locked, OSError.
+    """
+    sha256 = operation["sha256"]
+    folder = os.path.join(root, "runtimes")
+    final = os.path.join(folder, sha256)
+    with board_lock(root):
+        os.makedirs(folder, exist_ok=True)
+        workspace = _fresh_workspace(root)
+        try:
+            found, failed = {}, {}  # type: dict[str, str], dict[str, str]
+            if os.path.isfile(os.path.join(final, "bundle.json")):
+                found, failed = _try(final, operation["imports"], workspace)
+            if not found:
+                _place(operation, root, workspace, final)
+                found, failed = _try(final, operation["imports"], workspace)
+            if not found:
+                shutil.rmtree(final, ignore_errors=True)
+                raise Refused("nothing in it can be imported here: " + "; ".join(sorted(failed.values())))
+            _use(folder, sha256, operation["python"])
+            _forget(object_path(root, sha256))
+        finally:
+            shutil.rmtree(workspace, ignore_errors=True)
+    return dict(space(root), op="unpack_runtime", runtimes=found, failed=failed)
+
+
+def tidy_runtimes(_operation: dict[str, Any], root: str) -> dict[str, Any]:
+    """Remove what agents left that were killed while they unpacked, and say what is free then. Raises OSError."""
+    try:
+        with board_lock(root):
+            _remove_left(root)
+    except Locked:
+        pass  # one is unpacking now, or will do this itself
+    return dict(space(root), op="tidy_runtimes")
+
+
+def unpack(archive: BinaryIO, folder: str, max_bytes: int) -> None:
+    """Unpack plain files and folders of a compressed tar. Raises Refused for all else, for more bytes, and for less.
+
+    Links are refused too: a bundle has none, and one is how a file gets outside.
+    """
+    left, entries = max_bytes, 0
+    try:
+        with gzip.GzipFile(fileobj=archive) as plain, tarfile.open(fileobj=plain, mode="r|") as tar:
+            for member in tar:
+                entries += 1
+                _check(member, entries)
+                path = os.path.join(folder, *member.name.split("/"))
+                if member.isdir():
+                    os.makedirs(path, exist_ok=True)
+                    continue
+                left -= member.size
+                if left < 0:
+                    raise Refused(f"it unpacks to more than {max_bytes} bytes")
+                os.makedirs(os.path.dirname(path), exist_ok=True)
+                with open(path, "xb") as file:
+                    content = tar.extractfile(member)
+                    assert content is not None
+                    shutil.copyfileobj(content, file, _CHUNK_BYTES)
+                os.chmod(path, 0o755 if member.mode & 0o100 else 0o644)
+    except (tarfile.TarError, EOFError, zlib.error) as error:
+        raise Refused(f"it cannot be read: {error}") from error
+    except FileExistsError as error:
+        raise Refused(f"it holds {os.path.basename(str(error.filename))!r} twice") from error
+    except OSError as error:
+        if error.errno is not None:
+            raise
+        raise Refused(f"it cannot be read: {error}") from error  # what gzip says of bytes that are none of its own
+
+
+def _check(member: tarfile.TarInfo, entries: int) -> None:
+    parts = member.name.split("/")
+    if member.name.startswith("/") or not set(parts).isdisjoint(("", ".", "..")) or "\0" in member.name:
+        raise Refused(f"it holds {member.name[:80]!r}, which leads outside")
+    if not (member.isreg() or member.isdir()) or member.sparse is not None:
+        raise Refused(f"it holds {member.name[:80]!r}, which is no plain file")
+    if entries > MAX_ENTRIES:
+        raise Refused(f"it holds more than {MAX_ENTRIES} files")
+
+
+def _place(operation: dict[str, Any], root: str, workspace: str, final: str) -> None:
+    archive = object_path(root, operation["sha256"])
+    try:
+        verify(archive, operation["sha256"], operation["size_bytes"])
+    except FileNotFoundError as error:
+        raise Refused("its object is not there; send it again") from error
+    needed, free = operation["unpacked_bytes"] + operation["files"] * _BLOCK_BYTES, space(root)["free_bytes"]
+    if needed > free:
+        raise OSError(errno.ENOSPC, f"the runtime needs {needed >> 20} MiB and {free >> 20} MiB are free", root)
+    unpacked = os.path.join(workspace, "unpacked")
+    os.mkdir(unpacked, 0o755)
+    with open(archive, "rb") as file:
+        unpack(file, unpacked, operation["unpacked_bytes"])
+    # One call for thousands of small files: syncing each takes minutes on an SD card.
+    os.sync()
+    shutil.rmtree(final, ignore_errors=True)
+    os.rename(unpacked, final)
+    sync_folder(os.path.dirname(final))
+
+
+def _try(bundle: str, names: list[str], workspace: str) -> tuple[dict[str, str], dict[str, str]]:
+    """Import each as a worker would; returns versions and, for those that fail, why."""
+    children = Children(workspace, bundle)
+    answers = {name: children.run("version", {"runtime": name}, _TRIAL_TIMEOUT_S) for name in names}
+    found = {name: answer["version"] for name, answer in answers.items() if answer["outcome"] == "ok"}
+    return found, {name: answers[name]["detail"] for name in names if name not in found}
+
+
+def _use(folder: str, sha256: str, python: str) -> None:
+    pointer = os.path.join(folder, CURRENT)
+    before = _pointed(pointer)
+    temporary = f"{pointer}.{os.getpid()}.part"
+    with open(temporary, "w", encoding="utf-8") as file:
+        file.write(f"{sha256}\n{python}\n")
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(temporary, pointer)
+    sync_folder(folder)
+    if before and before != sha256:
+        shutil.rmtree(os.path.join(folder, before), ignore_errors=True)
+
+
+def _pointed(pointer: str) -> str:
+    try:
+        with open(pointer, encoding="utf-8", errors="replace") as file:
+            digest = file.readline(100).strip()
+    except OSError:
+        return ""
+    return digest if len(digest) == 64 and not set(digest) - set("0123456789abcdef") else ""
+
+
+def _fresh_workspace(root: str) -> str:
+    folder = os.path.join(root, "tmp")
+    os.makedirs(folder, exist_ok=True)
+    _remove_left(root)
+    return tempfile.mkdtemp(prefix=_WORKSPACE, dir=folder)
+
+
+def _remove_left(root: str) -> None:
+    # Only who holds the lock has such a folder: those that lie here are of agents that were killed.
+    for left in glob.glob(os.path.join(glob.escape(root), "tmp", _WORKSPACE + "*")):
+        shutil.rmtree(left, ignore_errors=True)
+
+
+def _forget(path: str) -> None:
+    if os.path.lexists(path):
+        os.unlink(path)

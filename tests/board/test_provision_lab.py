@@ -1,0 +1,159 @@
+"""Emulated boards that have nothing are brought all they need, and then measured in both runtimes."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from edgedeploy.board import open_board, push
+from edgedeploy.board.provision import Provisioned, provision
+from edgedeploy.errors import BoardError, EdgeDeployError
+from edgedeploy.plan import load_fleet
+from edgedeploy.profiling import MODES, profile
+from edgedeploy.records import Artifact, Device, DeviceProfile, Format, Outcome, Precision, Target, Variant, Verdict
+from tests.on_device import models
+from tests.support.records import make_variant
+
+if TYPE_CHECKING:
+    from tools.lab import Lab, VirtualBoard
+
+pytestmark = [pytest.mark.lab, pytest.mark.timeout(1500)]
+
+# What a phone lets a shell execute is there alone; elsewhere a folder that no other test uses.
+ROOTS = {"phone": "/data/local/tmp/provisioned"}
+ROOT = "/var/tmp/provisioned"
+
+
+class Borrowed:
+    """One board of the lab and how the fleet knows it."""
+
+    def __init__(self, folder: Path, board: VirtualBoard) -> None:
+        fleet = load_fleet(folder)
+        self.board = board
+        self.root = ROOTS.get(board.name, ROOT)
+        self.device: Device = replace(fleet.device(board.name), root=self.root)
+        self.kind: DeviceProfile = fleet.profile(self.device)
+        self.base = folder
+
+    def provision(self, cache: Path | None = None) -> Provisioned:
+        return provision(self.device, self.kind, self.base, cache=cache)
+
+
+@pytest.fixture
+def borrowed(lab: Lab, request: pytest.FixtureRequest) -> Iterator[Borrowed]:
+    """The board whose name is the test's parameter, without anything of ours before and after."""
+    with lab.borrow(request.param) as board:
+        borrowed = Borrowed(lab.folder, board)
+        board.run("/bin/rm", "-rf", borrowed.root)
+        try:
+            yield borrowed
+        finally:
+            board.heal()
+            board.run("/bin/rm", "-rf", borrowed.root)
+
+
+def tiny_variants(folder: Path) -> tuple[list[Variant], dict[str, Path]]:
+    """A product of matrices in each format, with files by digest."""
+    files: dict[str, Path] = {}
+
+    def keep(content: bytes, ending: str) -> Artifact:
+        digest = hashlib.sha256(content).hexdigest()
+        files[digest] = folder / digest
+        files[digest].write_bytes(content)
+        return Artifact(digest, ending, len(content))
+
+    variants = []
+    for form, model, contract in (
+        (Format.ONNX, models.onnx_matmul(), models.ONNX),
+        (Format.TFLITE, models.tflite_dense(), models.TFLITE),
+    ):
+        variant = make_variant(f"dense-{form.value}", target=Target(form, Precision.FP32))
+        artifact = keep(model, form.value)
+        variants.append(
+            replace(
+                variant,
+                artifact=artifact,
+                packed=artifact,
+                contract=keep(models.encode(contract), "json"),
+                probe=keep(models.probe_of(model, contract, folder), "npz"),
+            )
+        )
+    return variants, files
+
+
+@pytest.mark.parametrize(
+    ("borrowed", "way"),
+    [("pi4", "wheels"), ("old", "own python"), ("phone", "own python")],
+    indirect=["borrowed"],
+    ids=["pi4", "no python", "phone"],
+)
+def test_a_bare_board_is_provisioned_and_measured(borrowed: Borrowed, way: str, tmp_path: Path) -> None:
+    result = borrowed.provision()
+    assert (result.way, result.cannot) == (way, {})
+    assert set(result.brought) == {"onnxruntime", "ai-edge-litert", "numpy"}
+    assert {"onnxruntime", "ai_edge_litert"} <= set(result.found.runtimes)
+    variants, files = tiny_variants(tmp_path)
+    with open_board(borrowed.device, borrowed.kind, borrowed.base) as board:
+        assert board.facts.bundle == result.bundle
+        push(board, files)
+        reports = profile(board, borrowed.device, borrowed.kind, variants, mode=MODES["smoke"])
+    assert [report.outcome for report in reports] == [Outcome.OK, Outcome.OK], [report.detail for report in reports]
+    assert [report.runtime for report in reports] == ["onnxruntime", "ai_edge_litert"]
+    for report in reports:
+        assert report.metrics.latency is not None
+        assert report.metrics.latency.p50_ms > 0
+        assert report.verdict is Verdict.SUSPECT
+        assert any("emulated" in reason for reason in report.reasons)
+    again = borrowed.provision()
+    assert (again.brought, again.bytes_sent, again.bundle) == ({}, 0, result.bundle)
+
+
+def left_over(board: VirtualBoard) -> str:
+    return board.run(
+        "/bin/sh", "-c", f"cat {ROOT}/runtimes/current 2>/dev/null; ls {ROOT}/runtimes 2>/dev/null || true"
+    )
+
+
+@pytest.mark.fault
+@pytest.mark.parametrize("borrowed", ["old"], indirect=True)
+@pytest.mark.parametrize("fault", ["full disk", "read-only"])
+def test_a_board_that_cannot_take_it(borrowed: Borrowed, fault: str) -> None:
+    """A board whose disk is full or read-only is told so, and holds no part of a runtime afterwards."""
+    if fault == "full disk":
+        borrowed.board.fill_disk(60 << 20)
+    else:
+        borrowed.board.set_read_only(True)
+    complaint = "not enough space: the runtime takes" if fault == "full disk" else "cannot write to"
+    with pytest.raises(BoardError, match=complaint):
+        borrowed.provision()
+    assert left_over(borrowed.board).strip() == ""
+
+
+@pytest.mark.fault
+@pytest.mark.parametrize("borrowed", ["old"], indirect=True)
+def test_a_board_that_loses_its_power_while_it_is_provisioned(borrowed: Borrowed) -> None:
+    """A board switched off in the midst of it has no runtime in use afterwards, and the next run succeeds."""
+    import threading
+    import time
+
+    def pull() -> None:
+        deadline = time.monotonic() + 300
+        while time.monotonic() < deadline:
+            there = borrowed.board.run("/bin/sh", "-c", f"ls -d {ROOT}/tmp/runtime-*/unpacked 2>/dev/null || true")
+            if there.strip():
+                break
+            time.sleep(0.05)
+        borrowed.board.reboot()
+
+    puller = threading.Thread(target=pull)
+    puller.start()
+    with pytest.raises(EdgeDeployError, match=r"^old: "):
+        borrowed.provision()
+    puller.join()
+    assert left_over(borrowed.board).strip() == ""
+    assert borrowed.provision().found.runtimes["onnxruntime"]
