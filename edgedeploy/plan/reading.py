@@ -35,6 +35,8 @@ from edgedeploy.records import (
 )
 
 PROFILES_FOLDER = "device_profiles"
+BOARD_ROOT = "~/.edgedeploy"
+PHONE_ROOT = "/data/local/tmp/edgedeploy"
 
 
 _File = TypeVar("_File", bound=BaseModel)
@@ -201,7 +203,9 @@ def load_fleet(folder: Path) -> Fleet:
         fields = table.model_dump()
         # Two addresses on this very machine disturb each other's timing even where the user did not say so.
         shares = table.shares or ("local:" if table.address == "local:" else None)
-        devices.append(Device(**{**fields, "tags": tuple(table.tags), "shares": shares}))
+        # On a phone the home is / and belongs to the system, and what lies on /sdcard may not be run.
+        root = table.root or (PHONE_ROOT if table.address.startswith("adb:") else BOARD_ROOT)
+        devices.append(Device(**{**fields, "tags": tuple(table.tags), "shares": shares, "root": root}))
     return Fleet(tuple(devices), profiles)
 
 

@@ -195,11 +195,11 @@ class DeviceProfile:
 
 @dataclass(frozen=True, slots=True)
 class Device:
-    """One board. `address` is `local:` or `ssh://[user@]host[:port]`.
+    """One board. `address` is `local:`, `ssh://[user@]host[:port]` or `adb://serial`.
 
     `root` is the folder on the board that edgedeploy owns; `~` is the home of the user who logs in. `shares`
     names a resource that boards on one host share, so that they are never measured at once. `accelerator` is what to
-    measure on, None for what the plan says.
+    measure on, None for what the plan says. `adb_server_port` is where a phone's adb server listens.
     """
 
     name: str
@@ -210,5 +210,6 @@ class Device:
     ssh_config: str | None = None
     shares: str | None = None
     accelerator: str | None = None
+    adb_server_port: int | None = None
     emulated: bool = False
     tags: tuple[str, ...] = ()
