@@ -1,6 +1,7 @@
 """A real adbd, Android's own server for adb, as a phone for the tests: fetched from Debian, run without root.
 
-It is AOSP's adbd on this machine's own user land; it is no Android, and has no getprop.
+It is AOSP's adbd, and like a phone's its shell is mksh and its tools are toybox's; but the kernel and the files are this
+machine's, it is no Android, and has no getprop.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ ROOT = Path(__file__).parents[1]
 CACHE = ROOT / "build" / "adbd"
 PORT = 7555  # not one of those at which adb looks for emulators by itself
 SERIAL = f"127.0.0.1:{PORT}"
+PACKAGES = ("adbd", "mksh", "toybox")
 START_S = 20.0
 FETCH_S = 180.0
 
@@ -55,13 +57,13 @@ class Phone:
 
     def start_adbd(self) -> None:
         """Switch the phone on."""
-        program, libraries = fetch_adbd()
+        program, libraries, tools = fetch_adbd()
         # adbd hands its own environment on to commands; with what tests have in theirs they would be no phone's
         self._start(
             "adbd",
             [str(program)],
             {
-                "PATH": os.defpath,
+                "PATH": f"{tools}:{os.defpath}",
                 "HOME": str(self.folder / "home"),
                 "ADBD_PORT": str(PORT),
                 "LD_LIBRARY_PATH": libraries,
@@ -149,6 +151,7 @@ def phone() -> Iterator[Phone]:
             "ADB_SERVER_SOCKET": f"localfilesystem:{folder / 'adb'}",
         }
         made = Phone(folder, environment, holder)
+        made.tell(f"bind {CACHE / 'root/bin/mksh'} /bin/sh")
         made.start_adbd()
         made.start_server()
         made.wait()
@@ -168,8 +171,11 @@ def _end(holder: subprocess.Popen[str]) -> None:
 
 
 @functools.cache
-def fetch_adbd() -> tuple[Path, str]:
-    """The program and the value of LD_LIBRARY_PATH that it needs, from the machine's own Debian. Raises NoAdbd."""
+def fetch_adbd() -> tuple[Path, str, Path]:
+    """The program, the value of LD_LIBRARY_PATH that it needs, and a folder of a phone's tools. Raises NoAdbd.
+
+    All come from the machine's own Debian.
+    """
     tree = CACHE / "root"
     program = tree / "usr/lib/android-sdk/platform-tools/adbd"
     try:
@@ -181,7 +187,7 @@ def fetch_adbd() -> tuple[Path, str]:
     except (OSError, subprocess.SubprocessError) as error:
         raise NoAdbd(f"adbd cannot be fetched: {error}") from error
     folders = sorted({str(path.parent) for path in tree.rglob("*.so*")})
-    return program, os.pathsep.join(folders)
+    return program, os.pathsep.join(folders), tree / "tools"
 
 
 def _download(tree: Path) -> None:
@@ -209,13 +215,17 @@ def _download(tree: Path) -> None:
         }
         command = ["apt-get", "-q", *(part for key, value in options.items() for part in ("-o", f"{key}={value}"))]
         subprocess.run([*command, "update"], capture_output=True, timeout=FETCH_S, check=False)
-        wanted = ["-t", f"{codename[1]}-backports", "--download-only", "-y", "install", "adbd"]
+        wanted = ["-t", f"{codename[1]}-backports", "--download-only", "-y", "install", *PACKAGES]
         done = subprocess.run([*command, *wanted], check=False, capture_output=True, text=True, timeout=FETCH_S)
         packages = list((apt / "archives").glob("*.deb"))
         if done.returncode != 0 or not packages:
             raise OSError((done.stderr.strip() or done.stdout.strip()).rpartition("\n")[2])
         for package in packages:
             subprocess.run(["dpkg-deb", "-x", package, apt / "unpacked"], check=True, capture_output=True)
+        (apt / "unpacked/tools").mkdir()
+        toybox = apt / "unpacked/bin/toybox"
+        for tool in subprocess.run([toybox], capture_output=True, text=True, check=True).stdout.split():
+            (apt / "unpacked/tools" / tool).symlink_to("../bin/toybox")
         (apt / "unpacked").rename(tree)
 
 

@@ -1,7 +1,8 @@
 """Keeps an adbd and an adb server in a network of their own, because this adbd lets in whoever can reach it.
 
 Run by `tools.adbd` as the first process of new user, mount, network and process namespaces: when it ends, all in
-them ends. Lines on standard input: `start NAME JSON`, `kill NAME`, `mount OPTIONS PATH`; each is answered by a line.
+them ends. Lines on standard input: `start NAME JSON`, `kill NAME`, `mount OPTIONS PATH`, `bind FILE PATH`; each
+is answered by a line.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import sys
 from pathlib import Path
 
 _SIOCGIFFLAGS, _SIOCSIFFLAGS, _IFF_UP = 0x8913, 0x8914, 1
+_MS_BIND = 4096
 
 
 def loopback_up() -> None:
@@ -34,6 +36,13 @@ def mount_memory(options: str, path: str) -> None:
     read_only = "ro" in options.split(",")
     sizes = ",".join(option for option in options.split(",") if option != "ro")
     if libc.mount(b"tmpfs", path.encode(), b"tmpfs", int(read_only), sizes.encode()) != 0:
+        raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()), path)
+
+
+def bind(source: str, path: str) -> None:
+    """Have one file stand for another, for what runs in here alone."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.mount(source.encode(), path.encode(), None, _MS_BIND, None) != 0:
         raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()), path)
 
 
@@ -63,6 +72,8 @@ def main() -> None:
             process.wait()
         elif verb == "mount":
             mount_memory(*rest.split(" ", 1))
+        elif verb == "bind":
+            bind(*rest.split(" ", 1))
         print("done", flush=True)
 
 

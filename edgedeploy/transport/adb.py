@@ -273,8 +273,8 @@ def _last_words(stderr: bytes) -> str:
 
 
 def _one_line(text: str) -> str:
-    """The last line, without what a terminal would take for a command."""
-    return _printable(text.strip().rpartition("\n")[2][:300].strip())
+    """The last lines as one, since a shell's very last may say no more than that something failed."""
+    return _printable("; ".join(line.strip() for line in text.strip().splitlines()[-3:]))[:300]
 
 
 def _printable(text: str) -> str:
