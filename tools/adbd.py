@@ -1,6 +1,6 @@
 """A real adbd, Android's own server for adb, as a phone for the tests: fetched from Debian, run without root.
 
-It is AOSP's adbd, and like a phone's its shell is mksh and its tools are toybox's; but the kernel and the files are this
+It is AOSP's adbd, its shell is mksh and its tools are toybox's as on a phone; but the kernel and the files are this
 machine's, it is no Android, and has no getprop.
 """
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-from edgedeploy.errors import BoardError
+from edgedeploy.errors import BoardError, NoPython
 from edgedeploy.records import Device, DeviceProfile
 
 OLDEST_PYTHON = (3, 7)
@@ -148,12 +148,12 @@ def check_facts(facts: BoardFacts, device: Device, profile: DeviceProfile, pytho
         )
     if facts.python_version is None:
         fault = "does not run" if facts.python_found else "is not there"
-        raise BoardError(
+        raise NoPython(
             f"{board}: no Python: `{python}` {fault}; install python3 on the board, or set `python =` in fleet.toml."
         )
     version = tuple(int(part) for part in re.findall(r"\d+", facts.python_version)[:2])
     if version < OLDEST_PYTHON:
-        raise BoardError(
+        raise NoPython(
             f"{board}: Python {facts.python_version} ({facts.python or python}) is too old, "
             f"{'.'.join(map(str, OLDEST_PYTHON))} is the least; set `python =` in fleet.toml to a newer one."
         )

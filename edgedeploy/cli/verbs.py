@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from edgedeploy.cli import devices, doctor
+from edgedeploy.cli import devices, doctor, runtimes
 from edgedeploy.cli.options import Devices, Folder, Jobs, Json
 from edgedeploy.errors import ExitCode
 
@@ -20,6 +20,7 @@ app = typer.Typer(
 )
 
 app.add_typer(devices.app, name="devices")
+app.add_typer(runtimes.app, name="runtimes")
 app.command()(doctor.doctor)
 Variants = Annotated[
     list[str], typer.Option("--variant", metavar="NAME", help="A variant's name or the start of its id; repeatable.")
