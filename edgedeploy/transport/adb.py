@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import secrets
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -23,6 +24,9 @@ if TYPE_CHECKING:
 READY_S = 6.0
 FRESH_S = 3.0
 POLL_S = 0.2
+
+# An adb server does not always survive that one phone is connected and disconnected by several at once.
+_DIALLING = threading.Lock()
 
 # dash calls a missing folder otherwise than every other shell.
 _WRITE = 'case $1 in */*) [ -d "${1%/*}/" ] || { echo "No such file or directory" >&2; exit 1; };; esac; exec cat >"$1"'
@@ -226,9 +230,7 @@ class AdbTransport:
             if now > deadline or not (passing or (not found and now < seen_by)):
                 break
             if again and passing and now > deadline - self._ready_s / 2:
-                # a connection from before the phone restarted stays offline for ever
-                self._server.call("disconnect", self._wanted)
-                answer = self._dial()
+                answer = self._dial(again=True)
                 again = False
             check_interrupted()
             time.sleep(POLL_S)
@@ -242,8 +244,17 @@ class AdbTransport:
         unique = sum(one.serial == phone.serial for one in listed) == 1
         return phone.serial if unique else self._wanted
 
-    def _dial(self) -> str:
-        """Have adb connect, which it tells of in words alone and takes long over where nobody answers."""
+    def _dial(self, *, again: bool = False) -> str:
+        """Have adb connect unless it is; adb tells in words alone, and takes long where nobody answers."""
+        with _DIALLING:
+            if any(one.state == "device" for one in matching(self._wanted, self._listed())):
+                return ""
+            if again:
+                # a connection from before the phone restarted stays offline for ever
+                self._server.call("disconnect", self._wanted)
+            return self._call_connect()
+
+    def _call_connect(self) -> str:
         try:
             return self._server.call("connect", self._wanted, timeout_s=2 * self._ready_s)[1].strip()
         except TransportTimeout:
