@@ -17,7 +17,7 @@ from edgedeploy.transport.adb_devices import Listed, find, is_network, matching,
 from edgedeploy.transport.adb_server import AdbServer
 from edgedeploy.transport.adb_shell import ended_v1, ended_v2
 from tests.odd_adb import free_port, listing_server
-from tests.phones import transport_to_phone
+from tests.phones import a_phone, transport_to_phone
 from tools.adbd import SERIAL, Phone, with_backports
 
 LISTED = """\
@@ -162,14 +162,14 @@ def test_what_is_not_open_says_so(environment: Mapping[str, str], phone: Phone) 
         board.run(["true"], timeout_s=5)
 
 
-def test_several_transports_to_one_phone_at_once(phone: Phone) -> None:
+def test_several_transports_to_one_phone_at_once() -> None:
     from concurrent.futures import ThreadPoolExecutor
 
     def one(number: int) -> bytes:
-        with transport_to_phone(phone) as board:
+        with transport_to_phone(own) as board:
             return board.run(["echo", str(number)], timeout_s=20).stdout
 
-    with ThreadPoolExecutor(8) as pool:
+    with a_phone() as own, ThreadPoolExecutor(8) as pool:
         assert list(pool.map(one, range(16))) == [f"{number}\n".encode() for number in range(16)]
 
 
