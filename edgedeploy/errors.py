@@ -14,7 +14,8 @@
         TransferError           bytes did not arrive
         TransportTimeout        a deadline passed
         CommandFailed           a command ran and failed; carries argv, exit code, both streams
-      BoardError                no space, no Python, no runtime, locked, unfit profile
+      BoardError                no space, no runtime, locked, unfit profile
+        NoPython                no Python that can run the agent
       AgentError                no report came back, or one that cannot be read
       NothingQualifies          no variant may be made active on a board
       DownloadError             a package registry, asked from this machine, did not give what was asked for
@@ -136,6 +137,10 @@ class CommandFailed(TransportError):
 
 class BoardError(EdgeDeployError):
     """The board answers but cannot do the job: no space, no Python, no runtime, locked, unfit."""
+
+
+class NoPython(BoardError):
+    """The board has no Python that can run the agent; a native runner needs none."""
 
 
 class AgentError(EdgeDeployError):

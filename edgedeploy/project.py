@@ -7,6 +7,7 @@ from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 
+from edgedeploy.board.runners import Runners
 from edgedeploy.compress import PASSES, misplaced
 from edgedeploy.errors import PlanError
 from edgedeploy.plan import FLEET_FILE, Fleet, Plan, did_you_mean, load_fleet, load_plan, suited_to
@@ -39,6 +40,11 @@ class Project:
     def store(self) -> Store:
         """The project's objects and records."""
         return Store(self.folder / STORE_FOLDER, self.plan.project, self.plan.store_url)
+
+    @cached_property
+    def runners(self) -> Runners:
+        """The native runners that were added to the project."""
+        return Runners(self.folder / STORE_FOLDER)
 
     def devices(self, names: Sequence[str] = ()) -> list[Device]:
         """The named devices of the fleet, or all of them. Raises PlanError that lists what is there."""

@@ -7,7 +7,7 @@ import re
 from dataclasses import dataclass
 
 from edgedeploy.board.probe_scripts import MARK, PROBE, PYTHON_PROBE
-from edgedeploy.errors import BoardError
+from edgedeploy.errors import BoardError, NoPython
 from edgedeploy.on_device.facts import parse_isa
 from edgedeploy.records import Device, DeviceProfile
 
@@ -165,12 +165,12 @@ def _check_python(facts: BoardFacts, board: str, python: str) -> None:
         )
     if facts.python_version is None:
         fault = "does not run" if facts.python_found else "is not there"
-        raise BoardError(
+        raise NoPython(
             f"{board}: no Python: `{python}` {fault}; run `edgedeploy provision`, install python3 on the board, or set "
             "`python =` in fleet.toml."
         )
     if python_minor(facts) < OLDEST_PYTHON:
-        raise BoardError(
+        raise NoPython(
             f"{board}: Python {facts.python_version} ({facts.python or python}) is too old, "
             f"{'.'.join(map(str, OLDEST_PYTHON))} is the least; run `edgedeploy provision`, or set `python =` in "
             "fleet.toml to a newer one."

@@ -341,7 +341,9 @@ def _report_table(title: str, reports: Sequence[Report], variants: Mapping[str, 
             milliseconds(latency.p90_ms if latency else None),
             milliseconds(latency.init_ms if latency else None),
             milliseconds(latency.first_inference_ms if latency else None),
-            or_absent(bytes_text(memory.peak_rss_over_runtime_bytes) if memory else None),
+            or_absent(
+                bytes_text(over) if memory and (over := memory.peak_rss_over_runtime_bytes) is not None else None
+            ),
             or_absent(f"{energy.total_mj:.3g}" if energy else None),
         ]
         if variants:

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from edgedeploy.cli import devices, doctor, provision
+from edgedeploy.cli import devices, doctor, provision, runtimes
 from edgedeploy.cli.options import Devices, Folder, Jobs, Json
 from edgedeploy.errors import ExitCode
 
@@ -20,6 +20,7 @@ app = typer.Typer(
 )
 
 app.add_typer(devices.app, name="devices")
+app.add_typer(runtimes.app, name="runtimes")
 app.command()(doctor.doctor)
 app.command()(provision.provision)
 Variants = Annotated[

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from edgedeploy.board import PushResult, lying, open_board, push
 from edgedeploy.board.bundle import agent_bundle
+from edgedeploy.errors import NoPython
 from edgedeploy.profiling import MODES, Mode, profile
 from edgedeploy.progress import Progress
 from edgedeploy.project import Project
@@ -61,8 +62,30 @@ def visit(
 ) -> Visit:
     """Push the variants that the board's profile can run, then measure those not yet measured so.
 
-    Raises TransportError, BoardError, AgentError or LeaseError. Every report is kept as soon as it is judged.
+    A board without a Python is measured by native runners where the project has some for it. Raises TransportError,
+    BoardError, AgentError or LeaseError. Every report is kept as soon as it is judged.
     """
+    try:
+        return _agent_visit(project, device, variants, progress, measure=measure, dry_run=dry_run)
+    except NoPython:
+        # The one place where native runners are chosen over the agent: nothing else can run there.
+        runners = project.runners.fitting(project.profile(device).arch)
+        if not runners:
+            raise
+        from edgedeploy.lab.native_visit import native_visit
+
+        return native_visit(project, device, variants, runners, progress, measure=measure, dry_run=dry_run)
+
+
+def _agent_visit(
+    project: Project,
+    device: Device,
+    variants: Sequence[Variant],
+    progress: Progress,
+    *,
+    measure: Measurement | None,
+    dry_run: bool,
+) -> Visit:
     kind = project.profile(device)
     accelerator = measure.accelerator if measure else CPU
     runnable = [variant for variant in variants if kind.can_run(variant.target)]

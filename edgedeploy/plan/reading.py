@@ -36,6 +36,8 @@ from edgedeploy.records import (
 )
 
 PROFILES_FOLDER = "device_profiles"
+BOARD_ROOT = "~/.edgedeploy"
+PHONE_ROOT = "/data/local/tmp/edgedeploy"
 
 
 _File = TypeVar("_File", bound=BaseModel)
@@ -204,7 +206,10 @@ def load_fleet(folder: Path) -> Fleet:
         # Two addresses on this very machine disturb each other's timing even where the user did not say so.
         shares = table.shares or ("local:" if table.address == "local:" else None)
         deploy = DeploySettings(**fields.pop("deploy"))
-        devices.append(Device(**{**fields, "tags": tuple(table.tags), "shares": shares, "deploy": deploy}))
+        # On a phone the home is / and belongs to the system, and what lies on /sdcard may not be run.
+        root = table.root or (PHONE_ROOT if table.address.startswith("adb:") else BOARD_ROOT)
+        fields |= {"tags": tuple(table.tags), "shares": shares, "root": root, "deploy": deploy}
+        devices.append(Device(**fields))
     return Fleet(tuple(devices), profiles)
 
 

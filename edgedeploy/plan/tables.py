@@ -128,9 +128,10 @@ class DeviceTable(Table):
     name: Name
     profile: str
     address: Annotated[str, Field(pattern=r"^(local:$|[a-z]+://\S+$)")]
-    root: str = "~/.edgedeploy"
+    root: str | None = None
     python: str | None = None
     ssh_config: str | None = None
+    adb_server_port: Annotated[int, Field(gt=0, lt=65536)] | None = None
     shares: str | None = None
     accelerator: Name | None = None
     emulated: bool = False

@@ -43,13 +43,13 @@ def judge(
         invalid.append(f"only {len(kept)} of {len(conditions.repetitions)} repetitions count")
     if invalid:
         return Verdict.INVALID, tuple(dict.fromkeys(invalid + voids))
-    suspect = [*_misfits(conditions, profile), *_doubts(conditions, kept)]
+    suspect = [*misfits(conditions, profile), *_doubts(conditions, kept)]
     if voids:
         suspect.insert(0, f"{len(voids)} of {len(conditions.repetitions)} repetitions void: {voids[0]}")
     return (Verdict.SUSPECT if suspect else Verdict.VALID), tuple(suspect)
 
 
-def _misfits(conditions: Conditions, profile: DeviceProfile) -> list[str]:
+def misfits(conditions: Conditions, profile: DeviceProfile) -> list[str]:
     """What ran otherwise than asked, and what the board is otherwise than its profile says."""
     doubts: list[str] = []
     asked, share = conditions.accelerator, conditions.accelerator_share

@@ -196,11 +196,12 @@ class DeviceProfile:
 
 @dataclass(frozen=True, slots=True)
 class Device:
-    """One board. `address` is `local:` or `ssh://[user@]host[:port]`.
+    """One board. `address` is `local:`, `ssh://[user@]host[:port]` or `adb://serial`.
 
     `root` is the folder on the board that edgedeploy owns; `~` is the home of the user who logs in. `shares`
     names a resource that boards on one host share, so that they are never measured at once. `accelerator` is what to
-    measure on, None for what the plan says. `deploy` is what it wants otherwise than the plan about releases.
+    measure on, None for what the plan says. `adb_server_port` is where a phone's adb server listens. `deploy` is what
+    it wants otherwise than the plan about releases.
     """
 
     name: str
@@ -211,6 +212,7 @@ class Device:
     ssh_config: str | None = None
     shares: str | None = None
     accelerator: str | None = None
+    adb_server_port: int | None = None
     emulated: bool = False
     deploy: DeploySettings = field(default_factory=DeploySettings)
     tags: tuple[str, ...] = ()

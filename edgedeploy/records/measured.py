@@ -55,11 +55,12 @@ class Latency:
 class Memory:
     """Resident memory of the process that ran the variant, in a run apart from the latency runs.
 
-    `*_over_runtime_bytes` is what remains after the same process with the runtime loaded and no model.
+    `*_over_runtime_bytes` is what remains after the same process with the runtime loaded and no model, None where that
+    is not known.
     """
 
     peak_rss_bytes: int
-    peak_rss_over_runtime_bytes: int
+    peak_rss_over_runtime_bytes: int | None
     pss_bytes: int | None
     pss_over_runtime_bytes: int | None
 

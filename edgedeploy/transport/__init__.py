@@ -91,9 +91,17 @@ def _open_ssh(device: Device, address: Address, base: Path) -> Transport:
     return SshTransport(device.name, address, config)
 
 
+def _open_adb(device: Device, address: Address, base: Path) -> Transport:
+    from edgedeploy.transport.adb import AdbTransport
+
+    del base
+    return AdbTransport(device.name, address.host, address.server_port or device.adb_server_port)
+
+
 TRANSPORTS: Mapping[str, Callable[[Device, Address, Path], Transport]] = {
     "local": _open_local,
     "ssh": _open_ssh,
+    "adb": _open_adb,
 }
 
 

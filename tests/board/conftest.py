@@ -10,7 +10,9 @@ from pathlib import Path
 import pytest
 
 from edgedeploy.records import Device, DeviceProfile
+from tests.phones import a_phone
 from tests.servers import SERVER_KINDS, ssh_device
+from tools.adbd import SERIAL, Phone
 from tools.loopback_ssh import LoopbackServer, loopback_ssh
 
 
@@ -46,12 +48,26 @@ def over_ssh(server: LoopbackServer, root: Path) -> Device:
     return ssh_device(server, root)
 
 
-@pytest.fixture(params=["local", "ssh"])
-def device(request: pytest.FixtureRequest, server: LoopbackServer, root: Path) -> Device:
-    """This machine, as itself and as a board behind SSH."""
+@pytest.fixture(scope="session")
+def phone() -> Iterator[Phone]:
+    with a_phone() as phone:
+        yield phone
+
+
+@pytest.fixture
+def over_adb(phone: Phone, root: Path, monkeypatch: pytest.MonkeyPatch) -> Device:
+    """This machine as a phone that has a Python, the one that runs the tests."""
+    monkeypatch.setenv("ADB_SERVER_SOCKET", phone.environment["ADB_SERVER_SOCKET"])
+    return Device("phone", "here", f"adb://{SERIAL}", root=str(root), python=sys.executable)
+
+
+@pytest.fixture(params=["local", "ssh", "adb"])
+def device(request: pytest.FixtureRequest, root: Path) -> Device:
+    """This machine, as itself, as a board behind SSH and as a phone behind adb."""
     if request.param == "local":
         return Device("local-board", "here", "local:", root=str(root))
-    return ssh_device(server, root)
+    found: Device = request.getfixturevalue(f"over_{request.param}")
+    return found
 
 
 @pytest.fixture(scope="session")

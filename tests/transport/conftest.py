@@ -8,7 +8,9 @@ import pytest
 
 from edgedeploy.transport import Transport
 from edgedeploy.transport.local import LocalTransport
+from tests.phones import PHONE_KINDS, a_phone, transport_to_phone
 from tests.servers import SERVER_KINDS, transport_to
+from tools.adbd import Phone
 from tools.loopback_ssh import LoopbackServer, loopback_ssh
 
 
@@ -26,14 +28,22 @@ def server(servers: dict[str, LoopbackServer]) -> LoopbackServer:
     return servers[SERVER_KINDS[0]]
 
 
-@pytest.fixture(params=["local", *SERVER_KINDS], scope="module")
-def board(request: pytest.FixtureRequest, servers: dict[str, LoopbackServer]) -> Iterator[Transport]:
+@pytest.fixture(scope="session")
+def phone() -> Iterator[Phone]:
+    with a_phone() as phone:
+        yield phone
+
+
+@pytest.fixture(params=["local", *SERVER_KINDS, *PHONE_KINDS], scope="module")
+def board(request: pytest.FixtureRequest) -> Iterator[Transport]:
     """A connected transport of every kind; what one test did to it must not disturb the next one."""
     transport: Transport
     if request.param == "local":
         transport = LocalTransport("board")
+    elif request.param in PHONE_KINDS:
+        transport = transport_to_phone(request.getfixturevalue("phone"), request.param)
     else:
-        transport = transport_to(servers[request.param])
+        transport = transport_to(request.getfixturevalue("servers")[request.param])
     with transport:
         yield transport
 

@@ -1,0 +1,90 @@
+"""One visit to a board that cannot run the agent: native runners and files by the shell, measured by the runners."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from edgedeploy.board.bare import Wanted, open_bare_board
+from edgedeploy.board.runners import Runner
+from edgedeploy.lab.visit import Measurement, Visit
+from edgedeploy.profiling.native import profile_natively
+from edgedeploy.progress import Progress
+from edgedeploy.project import Project
+from edgedeploy.records import CPU, Device, DeviceProfile, Format, Report, Variant
+
+
+def native_visit(
+    project: Project,
+    device: Device,
+    variants: Sequence[Variant],
+    runners: Mapping[Format, Runner],
+    progress: Progress,
+    *,
+    measure: Measurement | None = None,
+    dry_run: bool = False,
+) -> Visit:
+    """Push the variants that a native runner takes, with it, then measure those not yet measured by it.
+
+    Raises TransportError, BoardError or LeaseError. Every report is kept as soon as all are judged.
+    """
+    kind = project.profile(device)
+    left_out = {variant.name: why for variant in variants if (why := _unfit(variant, kind, runners, measure))}
+    taken = [variant for variant in variants if kind.can_run(variant.target) and variant.name not in left_out]
+    latest = project.latest_reports(device, measure.accelerator if measure else CPU)
+    wanted = [variant for variant in taken if measure and _is_due(variant, latest, runners, measure)]
+    with open_bare_board(device, kind, project.folder) as board:
+        progress.step(f"push to {device.name}")
+        pushed = board.push(
+            [*_files(project, taken), *_programs(project, {variant.target.format for variant in taken}, runners)],
+            progress=lambda sent, total: progress.sent(device.name, sent, total),
+            dry_run=dry_run,
+        )
+        if wanted and measure:
+            for report in profile_natively(
+                board, device, kind, wanted, runners, mode=measure.mode, threads=measure.threads, step=progress.step
+            ):
+                project.store.save_report(report)
+                latest[report.variant_id] = report
+    reports = tuple(latest[variant.id] for variant in taken if variant.id in latest)
+    names, measured = (tuple(variant.name for variant in some) for some in (taken, wanted))
+    return Visit(device.name, names, pushed, reports, measured, tuple(left_out.items()))
+
+
+def _unfit(variant: Variant, kind: DeviceProfile, runners: Mapping[Format, Runner], measure: Measurement | None) -> str:
+    """Why a variant that the profile can run is not for the runners, or ""."""
+    if not kind.can_run(variant.target):
+        return ""
+    if measure and measure.accelerator != CPU:
+        return f"native runners measure on the CPU alone, not on {measure.accelerator}"
+    if variant.target.format not in runners:
+        return (
+            f"no native runner for {variant.target.format} files on {kind.arch} was added (`edgedeploy runtimes add`)"
+        )
+    return ""
+
+
+def _is_due(
+    variant: Variant, latest: Mapping[str, Report], runners: Mapping[Format, Runner], measure: Measurement
+) -> bool:
+    report = latest.get(variant.id)
+    if measure.afresh or report is None or report.agent_sha256 != runners[variant.target.format].id:
+        return True
+    return (report.conditions.mode, report.conditions.threads) != (measure.mode.name, measure.threads)
+
+
+def _files(project: Project, variants: Sequence[Variant]) -> list[Wanted]:
+    """The files as they are: there is nothing on the board that could rebuild packed ones."""
+    artifacts = {variant.artifact.sha256: variant.artifact for variant in variants}
+    return [
+        Wanted(sha256, project.store.path(artifact), f"objects/sha256/{sha256}")
+        for sha256, artifact in artifacts.items()
+    ]
+
+
+def _programs(project: Project, formats: set[Format], runners: Mapping[Format, Runner]) -> list[Wanted]:
+    return [
+        Wanted(sha256, project.runners.path(runner, name), f"runtimes/{runner.id}/{name}", executable=True)
+        for file_format, runner in runners.items()
+        if file_format in formats
+        for name, sha256 in runner.files.items()
+    ]

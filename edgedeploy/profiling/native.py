@@ -1,0 +1,317 @@
+"""Measures where no agent can run: native runners are called in its place, and their words become judged reports.
+
+What a native runner does not tell is None in the report, and its verdict is at best suspect and says what is not known.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import random
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from statistics import median
+
+from edgedeploy.board.bare import BareBoard
+from edgedeploy.board.runners import Runner
+from edgedeploy.errors import AgentError, BoardError, TransportTimeout
+from edgedeploy.profiling.judge import MAX_MEDIAN_SPREAD, MIN_RUNS, misfits, void_reason
+from edgedeploy.profiling.modes import Mode
+from edgedeploy.profiling.native_conditions import (
+    FACTS_SCRIPT,
+    SNAPSHOT_SCRIPT,
+    BareFacts,
+    parse_facts,
+    parse_snapshot,
+)
+from edgedeploy.profiling.native_output import NativeRun, parse_benchmark_model, parse_perf_test
+from edgedeploy.records import (
+    CPU,
+    Conditions,
+    Device,
+    DeviceProfile,
+    Format,
+    Latency,
+    Memory,
+    Metrics,
+    Outcome,
+    Repetition,
+    Report,
+    Variant,
+    Verdict,
+)
+from edgedeploy.statistics import least_runs, median_interval, percentile
+
+RUN_TIMEOUT_S = 300.0
+WARM_UP_RUNS = 30
+WARM_UP_S = 0.5
+
+_NO_MEMORY = ("bad_alloc", "Out of memory", "out of memory", "Failed to allocate")
+# What both say of a file that their runtime cannot take: TensorFlow Lite's interpreter, ONNX Runtime's status codes.
+_REFUSED = (
+    *("Didn't find op", "unresolved custom op", "Failed to mmap model", "Failed to load model"),
+    *("Failed to initialize the interpreter", "Failed to construct interpreter", "NOT_IMPLEMENTED", "INVALID_GRAPH"),
+)
+
+
+@dataclass(slots=True)
+class _Measured:
+    """What came of one variant so far."""
+
+    outcome: Outcome = Outcome.OK
+    detail: str = ""
+    runs: list[NativeRun] = field(default_factory=list)
+    repetitions: list[Repetition] = field(default_factory=list)
+    memory: NativeRun | None = None
+
+
+def profile_natively(
+    board: BareBoard,
+    device: Device,
+    kind: DeviceProfile,
+    variants: Sequence[Variant],
+    runners: Mapping[Format, Runner],
+    *,
+    mode: Mode,
+    threads: int = 1,
+    seed: int = 0,
+    step: Callable[[str], None] = lambda _: None,
+) -> list[Report]:
+    """Measure variants that lie on the board, with the runners that lie there, on its CPU; one report each.
+
+    A repetition is a process; those of all variants are interleaved in random order. Raises BoardError where a runner
+    does not run there at all, LeaseError, and TransportError.
+    """
+    facts = parse_facts(board.ask(FACTS_SCRIPT), board.facts.machine)
+    named = f" ({facts.phone})" if facts.phone else ""
+    step(f"profile {len(variants)} variants on {device.name}{named} by native runners ({mode.name})")
+    measured = {variant.id: _Measured() for variant in variants}
+    rounds = [list(variants) for _ in range(mode.repetitions)]
+    shuffler = random.Random(seed)  # noqa: S311 - an order, no secret
+    for order in rounds:
+        shuffler.shuffle(order)
+        for variant in order:
+            state = measured[variant.id]
+            if state.outcome is Outcome.OK:
+                _repeat(board, variant, runners[variant.target.format], state, mode, threads)
+    for variant in variants:
+        state = measured[variant.id]
+        if state.outcome is Outcome.OK and variant.target.format is Format.TFLITE:
+            # monitoring takes time, so it is done in a process of its own
+            state.memory = _call(board, variant, runners[variant.target.format], _MEMORY_ONLY, _Measured())
+    return [
+        _report(
+            variant, measured[variant.id], facts, board, device, kind, mode, threads, runners[variant.target.format]
+        )
+        for variant in variants
+    ]
+
+
+def _repeat(board: BareBoard, variant: Variant, runner: Runner, state: _Measured, mode: Mode, threads: int) -> None:
+    before = parse_snapshot(board.ask(SNAPSHOT_SCRIPT))
+    options = _options(runner.kind, mode, threads)
+    run = _call(board, variant, runner, options, state)
+    if run is None:
+        return
+    state.runs.append(run)
+    state.repetitions.append(
+        Repetition(
+            init_ns=run.init_ns,
+            first_inference_ns=run.first_inference_ns,
+            warm_up_runs=run.warm_up_runs,
+            warm_up_converged=False,
+            samples_ns=run.samples_ns,
+            before=before,
+            after=parse_snapshot(board.ask(SNAPSHOT_SCRIPT)),
+        )
+    )
+
+
+_MEMORY_ONLY = (
+    *("--num_runs=1", "--min_secs=0", "--warmup_runs=1", "--warmup_min_secs=0"),
+    "--report_peak_memory_footprint=true",
+)
+
+
+def _options(kind: str, mode: Mode, threads: int) -> tuple[str, ...]:
+    runs, seconds = math.ceil(mode.min_runs / mode.repetitions), mode.min_seconds / mode.repetitions
+    if kind == "benchmark_model":
+        return (
+            f"--num_threads={threads}",
+            f"--num_runs={runs}",
+            f"--min_secs={seconds:g}",
+            f"--max_secs={RUN_TIMEOUT_S / 2:g}",
+            f"--warmup_runs={WARM_UP_RUNS}",
+            f"--warmup_min_secs={WARM_UP_S:g}",
+        )
+    # It knows whole seconds or a number of runs, and not both; input of its own making, by a fixed seed.
+    return ("-e", "cpu", "-I", "-S", "1", "-x", str(threads), "-m", "duration", "-t", str(math.ceil(seconds)))
+
+
+def _call(
+    board: BareBoard, variant: Variant, runner: Runner, options: Sequence[str], state: _Measured
+) -> NativeRun | None:
+    """One process; None where it failed, and then `state` says how. BoardError where the runner does not start."""
+    libraries = f"{board.root}/runtimes/{runner.id}"
+    program = f"{libraries}/{runner.binary}"
+    suffix = variant.target.format.value
+    if runner.kind == "benchmark_model":
+        argv = [program, f"--graph=model.{suffix}", *options]
+    else:
+        argv = [program, *options, f"model.{suffix}", "rows.csv"]
+    try:
+        done, text, rows = board.run_runner(
+            argv, model=f"{variant.artifact.sha256}.{suffix}", libraries=libraries, timeout_s=RUN_TIMEOUT_S
+        )
+    except TransportTimeout:
+        board.ask(":")  # a link that is lost is no result of the variant's
+        state.outcome, state.detail = Outcome.TIMEOUT, f"gave no answer within {RUN_TIMEOUT_S:g} s"
+        return None
+    last = next((line.strip()[:300] for line in reversed(text.splitlines()) if line.strip()), "")
+    if done.exit_code in {126, 127} or "CANNOT LINK EXECUTABLE" in text:
+        raise BoardError(
+            f"{board.name}: the native runner {runner.binary} does not start there: {last or 'it says nothing'}; "
+            "was it built for this system, and are its libraries beside it (`edgedeploy runtimes add --beside`)?"
+        )
+    try:
+        if done.exit_code == 0:
+            return parse_benchmark_model(text) if runner.kind == "benchmark_model" else parse_perf_test(text, rows)
+        state.outcome, how = _failed(done.exit_code, text)
+        state.detail = f"{how}: {last}" if last else how
+    except AgentError as error:
+        state.outcome, state.detail = Outcome.CRASHED, str(error)
+    return None
+
+
+def _failed(code: int, text: str) -> tuple[Outcome, str]:
+    how = f"killed by signal {code - 128}" if code > 128 else f"exit code {code}"
+    if any(word in text for word in _NO_MEMORY):
+        return Outcome.OUT_OF_MEMORY, how
+    refused = any(word in text for word in _REFUSED)
+    return (Outcome.UNSUPPORTED if refused and code < 128 else Outcome.CRASHED), how
+
+
+def _judge(
+    state: _Measured, conditions: Conditions, kept: Sequence[Repetition], kind: DeviceProfile, runner: Runner
+) -> tuple[Verdict, tuple[str, ...]]:
+    """What can be believed of a native runner's numbers; at best they are suspect."""
+    if state.outcome is not Outcome.OK:
+        return Verdict.INVALID, (f"the outcome is {state.outcome}",)
+    voids = [why for repetition in conditions.repetitions if (why := void_reason(repetition, kind))]
+    if len(kept) < 2:
+        few = f"only {len(kept)} of {len(conditions.repetitions)} repetitions count"
+        return Verdict.INVALID, tuple(dict.fromkeys([few, *voids]))
+    reasons = [f"outputs were not compared with the host's: {runner.kind} makes up its own input"]
+    if not state.runs[0].keeps_samples:
+        reasons.append(f"{runner.kind} keeps no raw samples: p50 and p95 are medians of what it tells of each process")
+    reasons.append("whether the warm-up converged is not known")
+    if voids:
+        reasons.insert(0, f"{len(voids)} of {len(conditions.repetitions)} repetitions void: {voids[0]}")
+    reasons += misfits(conditions, kind)
+    if conditions.emulated:
+        reasons.append("emulated")
+    runs = sum(run.runs for run in state.runs)
+    if runs < MIN_RUNS:
+        reasons.append(f"{runs} runs are too few, {MIN_RUNS} are needed")
+    medians = [median(repetition.samples_ns) for repetition in kept]
+    if max(medians) > MAX_MEDIAN_SPREAD * min(medians):
+        spread = 100 * (max(medians) / max(1, min(medians)) - 1)
+        reasons.append(f"medians of the repetitions differ by {spread:.0f} %")
+    return Verdict.SUSPECT, tuple(reasons)
+
+
+def _report(
+    variant: Variant,
+    state: _Measured,
+    facts: BareFacts,
+    board: BareBoard,
+    device: Device,
+    kind: DeviceProfile,
+    mode: Mode,
+    threads: int,
+    runner: Runner,
+) -> Report:
+    conditions = Conditions(
+        mode=mode.name,
+        threads=threads,
+        accelerator=CPU,
+        accelerator_used=CPU if state.runs else "",
+        emulated=device.emulated or facts.emulated,
+        python="",
+        kernel=board.facts.kernel,
+        machine=board.facts.machine,
+        cpus=facts.cpus,
+        isa=facts.isa,
+        repetitions=tuple(state.repetitions),
+    )
+    kept = [repetition for repetition in conditions.repetitions if void_reason(repetition, kind) is None]
+    verdict, reasons = _judge(state, conditions, kept, kind, runner)
+    measured_at = datetime.now(UTC).isoformat(timespec="milliseconds")
+    identity = json.dumps([variant.id, device.name, measured_at, runner.id])
+    return Report(
+        id=hashlib.sha256(identity.encode()).hexdigest(),
+        variant_id=variant.id,
+        variant_name=variant.name,
+        device=device.name,
+        profile=kind.name,
+        runtime=runner.kind,
+        runtime_version=runner.id[:12],
+        outcome=state.outcome,
+        detail=state.detail,
+        verdict=verdict,
+        reasons=reasons,
+        metrics=_metrics(state, kept or conditions.repetitions, runner),
+        conditions=conditions,
+        max_output_error=None,
+        agent_sha256=runner.id,
+        measured_at=measured_at,
+    )
+
+
+def _metrics(state: _Measured, repetitions: Sequence[Repetition], runner: Runner) -> Metrics:
+    absent = {"energy": "a native runner reads no sensor"}
+    if state.outcome is not Outcome.OK or not repetitions:
+        return Metrics(absent={**absent, "latency": f"the outcome is {state.outcome}", "memory": "it did not run"})
+    memory = _memory(state)
+    if memory is None:
+        absent["memory"] = f"{runner.kind} told none"
+    return Metrics(latency=_latency(state, repetitions), memory=memory, absent=absent)
+
+
+def _latency(state: _Measured, repetitions: Sequence[Repetition]) -> Latency:
+    """Of the repetitions that count; percentiles where a runner keeps no samples are medians of its own ones."""
+    kept = [run for run, one in zip(state.runs, state.repetitions, strict=True) if one in repetitions]
+    samples = sorted(sample for repetition in repetitions for sample in repetition.samples_ns)
+    low, high = median_interval([repetition.samples_ns for repetition in repetitions])
+    if kept[0].keeps_samples:
+        p90, p95, p99 = (percentile(samples, share) for share in (0.90, 0.95, 0.99))
+    else:
+        told = [run.p95_ns for run in kept if run.p95_ns is not None and run.runs >= least_runs(0.95)]
+        p90, p95, p99 = None, round(median(told)) if told else None, None
+    runs = sum(run.runs for run in kept)
+    return Latency(
+        init_ms=repetitions[0].init_ns / 1e6,
+        first_inference_ms=repetitions[0].first_inference_ns / 1e6,
+        warm_up_runs=sum(run.warm_up_runs for run in kept),
+        warm_up_converged=False,
+        runs=runs,
+        mean_ms=sum(run.mean_ns * run.runs for run in kept) / max(1, runs) / 1e6,
+        min_ms=min(run.min_ns for run in kept) / 1e6,
+        max_ms=max(run.max_ns for run in kept) / 1e6,
+        p50_ms=samples[int(len(samples) * 0.5)] / 1e6,
+        p50_low_ms=low / 1e6,
+        p50_high_ms=high / 1e6,
+        p90_ms=None if p90 is None else p90 / 1e6,
+        p95_ms=None if p95 is None else p95 / 1e6,
+        p99_ms=None if p99 is None else p99 / 1e6,
+    )
+
+
+def _memory(state: _Measured) -> Memory | None:
+    runs = [state.memory] if state.memory else state.runs
+    peaks = [run.peak_rss_bytes for run in runs if run.peak_rss_bytes]
+    if not peaks:
+        return None
+    return Memory(max(peaks), runs[0].rss_over_start_bytes, None, None)

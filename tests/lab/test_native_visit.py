@@ -1,0 +1,97 @@
+"""A phone without Python is measured by native runners where the project has some; the runner here is a stand-in."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from edgedeploy.errors import NoPython
+from edgedeploy.lab import Measurement, visit
+from edgedeploy.profiling import MODES, Mode
+from edgedeploy.progress import SILENT
+from edgedeploy.project import Project
+from edgedeploy.records import Format, Outcome, Precision, Target, Variant
+from tests.boards import samples
+from tests.phones import a_phone
+from tests.support.project import write_project
+from tests.support.records import make_variant
+from tools.adbd import SERIAL, Phone
+
+FLEET = """
+[[device]]
+name = "phone"
+profile = "x86-64"
+address = "adb://{serial}"
+root = "{root}"
+python = "/none/python3"
+"""
+QUICK = Measurement(Mode("quick", 64, 0.2, 2), threads=1)
+
+
+@pytest.fixture(scope="module")
+def phone() -> Iterator[Phone]:
+    with a_phone() as phone:
+        yield phone
+
+
+@pytest.fixture
+def project(phone: Phone, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Project:
+    monkeypatch.setenv("ADB_SERVER_SOCKET", phone.environment["ADB_SERVER_SOCKET"])
+    fleet = FLEET.format(serial=SERIAL, root=tmp_path / "board")
+    return Project(write_project(tmp_path / "project", fleet=fleet))
+
+
+@pytest.fixture
+def variants(project: Project, tmp_path: Path) -> list[Variant]:
+    """One of each format, with files in the store."""
+    found = []
+    for file_format in (Format.TFLITE, Format.ONNX):
+        variant = make_variant(f"small-{file_format}-fp32", target=Target(file_format, Precision.FP32))
+        source = tmp_path / f"model.{file_format}"
+        source.write_text(f"a model in {file_format}")
+        found.append(replace(variant, artifact=project.store.put(source, file_format.value)))
+    return found
+
+
+def add_runner(project: Project, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tool = tmp_path / "benchmark_model"
+    tool.write_text(f"#!/bin/sh\ncat <<'END'\n{samples.text('pixel-8', 'benchmark_model.txt')}\nEND\n")
+    with monkeypatch.context() as patch:
+        patch.setattr("edgedeploy.board.runners.elf_machine", lambda _: "x86_64")
+        project.runners.add(tool)
+
+
+def test_without_a_runner_a_phone_without_python_is_an_error(project: Project, variants: list[Variant]) -> None:
+    (device,) = project.devices()
+    with pytest.raises(NoPython, match=r"^phone: no Python"):
+        visit(project, device, variants, SILENT, measure=QUICK)
+
+
+def test_runner_measures_what_it_takes_and_only_once(
+    project: Project, variants: list[Variant], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    add_runner(project, tmp_path, monkeypatch)
+    (device,) = project.devices()
+    first = visit(project, device, variants, SILENT, measure=QUICK)
+    assert (first.variants, first.measured) == (("small-tflite-fp32",), ("small-tflite-fp32",))
+    assert [(report.outcome, report.runtime) for report in first.reports] == [(Outcome.OK, "benchmark_model")]
+    ((name, why),) = first.left_out
+    assert (name, "no native runner for onnx files on x86_64" in why) == ("small-onnx-fp32", True)
+    again = visit(project, device, variants, SILENT, measure=QUICK)
+    assert (again.measured, again.push.sent) == ((), ())
+    assert [report.id for report in again.reports] == [report.id for report in first.reports]
+    afresh = visit(project, device, variants, SILENT, measure=replace(QUICK, afresh=True))
+    assert afresh.reports[0].id != first.reports[0].id
+
+
+def test_accelerators_are_not_for_native_runners(
+    project: Project, variants: list[Variant], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    add_runner(project, tmp_path, monkeypatch)
+    (device,) = project.devices()
+    done = visit(project, device, variants, SILENT, measure=Measurement(MODES["smoke"], 1, "xnnpack"))
+    assert done.variants == ()
+    assert {why for _, why in done.left_out} == {"native runners measure on the CPU alone, not on xnnpack"}
