@@ -6,6 +6,7 @@ import os
 import signal
 import threading
 import time
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -25,7 +26,10 @@ __all__ = ["anywhere", "begun", "device", "local", "running", "server"]
 
 def dying(work: Callable[[], Any]) -> None:
     """Do the work in a process of its own, which must be killed while it does it."""
-    child = os.fork()
+    with warnings.catch_warnings():
+        # Of the threads that libraries of other tests have started none is in the child, and it asks nothing of them.
+        warnings.simplefilter("ignore")
+        child = os.fork()
     if child == 0:
         try:
             work()
