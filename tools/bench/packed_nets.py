@@ -31,6 +31,7 @@ USUAL, LEAN = "Deep Compression", "lean"
 PEERS = ("Huffman", "zstd -22", "xz -9e")
 COLUMNS = ("net", "recipe", "before", "after", "worst", "bytes", "ratio", "least ratio", *PEERS)
 _FOLD: Mapping[str, Any] = {"kind": "optional", "pass": {"kind": "fold-batch-norm"}}
+_RECOVER: Mapping[str, Any] = {"kind": "fine-tune", "epochs": 30, "learning_rate": 1e-3}
 _SHARE: Mapping[str, Any] = {"kind": "share-weights", "clusters": 16, "biases": True}
 
 
@@ -47,7 +48,10 @@ def recipe(name: str, net: str) -> tuple[Mapping[str, Any], ...]:
             {**_SHARE, "bias_clusters": 8},
             {"kind": "fine-tune", "epochs": 10, "learning_rate": 3e-4},
         )
-    sparsity, epochs = (0.92, 60) if net == CNN else (0.94, 120)
+    if net == CNN:  # more epochs do not help it
+        sparsity, epochs, recover = 0.92, 60, tuple[Mapping[str, Any], ...]()
+    else:
+        sparsity, epochs, recover = 0.94, 120, (_RECOVER,)
     return (
         {
             "kind": "prune-gradually",
@@ -56,7 +60,7 @@ def recipe(name: str, net: str) -> tuple[Mapping[str, Any], ...]:
             "epochs": epochs,
             "learning_rate": 3e-3,
         },
-        {"kind": "fine-tune", "epochs": 30, "learning_rate": 1e-3},
+        *recover,
         _FOLD,
         _SHARE,
         {"kind": "fine-tune", "epochs": 20, "learning_rate": 3e-4},
