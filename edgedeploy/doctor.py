@@ -158,7 +158,7 @@ def _device(project: Project, device: Device) -> Iterator[Finding]:
         if facts.has_numpy:
             yield Finding(device.name, "numpy", Level.OK, "packed files can be rebuilt there")
         else:
-            mend = "install numpy in that Python" if facts.python is None else f"{board.python} -m pip install numpy"
+            mend = f"run `edgedeploy provision`, or {board.python} -m pip install numpy"
             detail = "it is not there, so files travel and lie unpacked, and most runtimes do not work"
             yield Finding(device.name, "numpy", Level.WARNING, detail, mend)
         yield _space(device.name, board)
@@ -192,7 +192,8 @@ def _runtimes(board: Board, kind: DeviceProfile, there: Mapping[str, str]) -> Fi
     # one package under its two names
     missing = [name for name in wanted if name.replace("-", "_") not in {each.replace("-", "_") for each in there}]
     if not found:
-        mend = f"install {' or '.join(wanted) or 'onnxruntime'} in {board.python}, or set `python =` in fleet.toml"
+        package = " or ".join(wanted) or "onnxruntime"
+        mend = f"run `edgedeploy provision`, or install {package} in {board.python}, or set `python =` in fleet.toml"
         return Finding(board.name, "runtimes", Level.FAULT, f"{board.python} can import none", mend)
     if missing:
         detail = f"{', '.join(found)}; not {', '.join(missing)}, which its profile lists"
