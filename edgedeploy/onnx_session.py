@@ -21,13 +21,18 @@ def translated(to: Callable[[Exception], Exception]) -> Iterator[None]:
         raise to(error) from error
 
 
-def open_session(content: bytes, optimised: Path | None = None) -> Any:
-    """A session on the CPU, the same sums on every machine; `optimised` is where to write what becomes of the graph."""
+def open_session(content: bytes, optimised: Path | None = None, *, fuse: bool = True) -> Any:
+    """A session on the CPU, the same sums on every machine; `optimised` is where to write what becomes of the graph.
+
+    Without `fuse` the graph is run as it stands in the file.
+    """
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = options.inter_op_num_threads = 1
     options.log_severity_level = 4
+    if not fuse:
+        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     if optimised is not None:
         options.optimized_model_filepath = str(optimised)
     return onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])

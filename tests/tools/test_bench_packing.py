@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import numpy as np
 import pytest
 
-from edgedeploy.compress import PASSES, misplaced
-from edgedeploy.plan.passes import parse_pass
+from edgedeploy.compress import misplaced
 from tools.bench import coders, packed_nets, packing
 from tools.bench.rows import OURS
-from tools.bench.trying import NETS
+from tools.bench.techniques import Technique
+from tools.bench.trying import NETS, passes_of
 
 
 @pytest.mark.parametrize("kind", ["sparse", "clustered", "both", "int8", "dense"])
@@ -35,11 +33,11 @@ def test_huffman_and_ans_take_what_they_should() -> None:
 
 
 @pytest.mark.parametrize("net", NETS)
-@pytest.mark.parametrize("name", [packed_nets.USUAL, packed_nets.LEAN])
-def test_both_recipes_can_be_read_for_every_net(net: str, name: str) -> None:
-    tables = packed_nets.recipe(name, net)
-    kinds = [parse_pass(Path(name), "passes", table, PASSES).kind for table in tables]
-    assert misplaced([parse_pass(Path(name), "passes", table, PASSES) for table in tables]) is None
+@pytest.mark.parametrize("recipe", packed_nets.RECIPES, ids=lambda recipe: recipe.name)
+def test_both_recipes_can_be_read_for_every_net(net: str, recipe: Technique) -> None:
+    passes = passes_of(recipe, net)
+    kinds = [one.kind for one in passes]
+    assert misplaced(passes) is None
     assert kinds.index("optional") < kinds.index("share-weights")
 
 

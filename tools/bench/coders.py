@@ -56,7 +56,7 @@ def measured(name: str, content: bytes, dense_bytes: int | None = None) -> tuple
     tensors = [
         np.frombuffer(content[each.start : each.end], each.element.value) for each in onnx_constants.constants(content)
     ]
-    weights = weights_bytes(content) if dense_bytes is None else dense_bytes
+    weights = sum(tensor.nbytes for tensor in tensors) if dense_bytes is None else dense_bytes
     counted = [_counts(tensor) for tensor in tensors]
     few = all(len(counts) <= _LARGEST_TABLE for counts in counted)
     entropy = sum(map(_entropy_bytes, counted)) if few else None

@@ -9,72 +9,53 @@ import statistics
 from collections.abc import Mapping
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from edgedeploy.compress import PASSES, apply_passes
+from edgedeploy.compress import apply_passes
 from edgedeploy.evaluate import evaluate_model
-from edgedeploy.plan.passes import parse_pass
 from edgedeploy.records import Precision
 from tools.bench.coders import exported, measured, weights_bytes
 from tools.bench.rows import OURS
-from tools.bench.subjects import Subject, digits_subject
+from tools.bench.subjects import digits_subject
 from tools.bench.tables import Cell, Table
-from tools.bench.techniques import CNN
-from tools.bench.trying import NETS
-
-if TYPE_CHECKING:
-    from torch import nn
+from tools.bench.techniques import CNN, FOLD, GRADUALLY, Passes, Technique
+from tools.bench.trying import NETS, passes_of
 
 SEEDS = (0, 1, 2)
 USUAL, LEAN = "Deep Compression", "lean"
+DENSE, INT8 = "dense", "int8"
 PEERS = ("Huffman", "zstd -22", "xz -9e")
 COLUMNS = ("net", "recipe", "before", "after", "worst", "bytes", "ratio", "least ratio", *PEERS)
-_FOLD: Mapping[str, Any] = {"kind": "optional", "pass": {"kind": "fold-batch-norm"}}
-_RECOVER: Mapping[str, Any] = {"kind": "fine-tune", "epochs": 30, "learning_rate": 1e-3}
 _SHARE: Mapping[str, Any] = {"kind": "share-weights", "clusters": 16, "biases": True}
+_LEARN: Mapping[str, Any] = {"kind": "fine-tune", "epochs": 20, "learning_rate": 1e-3}
 
 
-def recipe(name: str, net: str) -> tuple[Mapping[str, Any], ...]:
-    """The passes, as a plan names them.
-
-    Batch norms are folded before clustering, for their scales would tell the clusters of each channel apart again.
-    """
-    if name == USUAL:
-        return (
-            _FOLD,
-            {"kind": "prune-weights", "sparsity": 0.9},
-            {"kind": "fine-tune", "epochs": 20, "learning_rate": 1e-3},
-            {**_SHARE, "bias_clusters": 8},
-            {"kind": "fine-tune", "epochs": 10, "learning_rate": 3e-4},
-        )
-    if net == CNN:  # more epochs do not help it
-        sparsity, epochs, recover = 0.92, 60, tuple[Mapping[str, Any], ...]()
-    else:
-        sparsity, epochs, recover = 0.94, 120, (_RECOVER,)
+def _lean(sparsity: float, epochs: int, *recover: Mapping[str, Any]) -> Passes:
     return (
-        {
-            "kind": "prune-gradually",
-            "sparsity": sparsity,
-            "importance": "gradient",
-            "epochs": epochs,
-            "learning_rate": 3e-3,
-        },
+        {**GRADUALLY, "sparsity": sparsity, "importance": "gradient", "epochs": epochs},
         *recover,
-        _FOLD,
+        FOLD,
         _SHARE,
-        {"kind": "fine-tune", "epochs": 20, "learning_rate": 3e-4},
+        {**_LEARN, "learning_rate": 3e-4},
         {"kind": "reorder-channels"},
     )
 
 
-def compressed(subject: Subject, name: str) -> nn.Module:
-    """A copy of the net after the recipe of this name."""
-    passes = [
-        parse_pass(Path(name), f"passes[{number}]", table, PASSES)
-        for number, table in enumerate(recipe(name, subject.name))
-    ]
-    return apply_passes(copy.deepcopy(subject.net), passes, subject.task)
+# Batch norms are folded before clustering, for their scales would tell the clusters of each channel apart again.
+RECIPES = (
+    Technique(
+        USUAL,
+        (
+            FOLD,
+            {"kind": "prune-weights", "sparsity": 0.9},
+            _LEARN,
+            {**_SHARE, "bias_clusters": 8},
+            {**_LEARN, "epochs": 10, "learning_rate": 3e-4},
+        ),
+    ),
+    # To learn longer does not help the CNN.
+    Technique(LEAN, _lean(0.94, 120, {**_LEARN, "epochs": 30}), {CNN: _lean(0.92, 60)}),
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,31 +72,50 @@ class Shrunk:
     ratios: Mapping[str, float]
 
 
-def shrunk(net: str, seed: int) -> dict[str, Shrunk]:
+@dataclass(frozen=True, slots=True, eq=False)
+class Net:
+    """What became of one net of one seed: `shrunk` by recipe, and its ONNX `files` by what they hold."""
+
+    shrunk: Mapping[str, Shrunk]
+    files: Mapping[str, bytes]
+
+
+def compressed(net: str, seed: int) -> Net:
     """Train the net, compress a copy by each recipe and pack what comes out. Raises BenchError."""
     import torch
 
     torch.set_num_threads(1)
     subject = digits_subject(net, NETS[net], seed=seed)
     before = evaluate_model(subject.net, subject.task, "test").quality.value
-    dense_bytes = weights_bytes(exported(subject, subject.net, Precision.FP32))
-    found = {}
-    for name in (USUAL, LEAN):
-        after = compressed(subject, name)
-        made, rows = measured(net, exported(subject, after, Precision.FP32), dense_bytes)
+    files = {DENSE: exported(subject, subject.net, Precision.FP32)}
+    shrunk = {}
+    for recipe in RECIPES:
+        after = apply_passes(copy.deepcopy(subject.net), passes_of(recipe, net), subject.task)
+        files[recipe.name] = exported(subject, after, Precision.FP32)
+        made, rows = measured(net, files[recipe.name], weights_bytes(files[DENSE]))
         ratios = {str(row[1]): float(row[3] or 0) for row in rows}
         accuracy = evaluate_model(after, subject.task, "test").quality.value
-        found[name] = Shrunk(before, accuracy, len(made.content), ratios)
-    return found
+        shrunk[recipe.name] = Shrunk(before, accuracy, len(made.content), ratios)
+    if seed == SEEDS[0]:
+        files[INT8] = exported(subject, subject.net, Precision.INT8)
+    return Net(shrunk, files)
 
 
-def table() -> Table:
+def all_compressed() -> dict[tuple[str, int], Net]:
     """All nets of all seeds, as many at once as there are cores. Raises BenchError."""
     asked = [(net, seed) for net in NETS for seed in SEEDS]
     context = multiprocessing.get_context("spawn")  # torch's threads do not live through a fork
     with ProcessPoolExecutor(len(os.sched_getaffinity(0)), mp_context=context) as pool:
-        found = dict(zip(asked, pool.map(shrunk, *zip(*asked, strict=True)), strict=True))
-    rows = tuple(row(net, name, [found[net, seed][name] for seed in SEEDS]) for net in NETS for name in (USUAL, LEAN))
+        return dict(zip(asked, pool.map(compressed, *zip(*asked, strict=True)), strict=True))
+
+
+def table(nets: Mapping[tuple[str, int], Net]) -> Table:
+    """One row for each net and recipe."""
+    rows = tuple(
+        row(net, recipe.name, [nets[net, seed].shrunk[recipe.name] for seed in SEEDS])
+        for net in NETS
+        for recipe in RECIPES
+    )
     return Table("Nets made small", COLUMNS, rows)
 
 

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 import numpy as np
 
-from edgedeploy.records import Precision
 from tools.bench import packed_nets
-from tools.bench.coders import account, exported, measured, need_coders
-from tools.bench.subjects import digits_subject
+from tools.bench.coders import account, measured, need_coders
 from tools.bench.tables import Cell, Table
 from tools.bench.trying import NETS
 
@@ -39,25 +37,25 @@ def run() -> list[Table]:
     need_coders()
     rows: list[tuple[Cell, ...]] = []
     parts: list[tuple[Cell, ...]] = []
-    nets = packed_nets.table()
-    for name, content in _files():
+    nets = packed_nets.all_compressed()
+    for name, content in _files(nets):
         print(f"packing {name}: {len(content):,} bytes", file=sys.stderr, flush=True)
         made, found = measured(name, content)
         rows += found
         parts += account(name, made) if len(content) < 1 << 20 else []
     columns = ("file", "tensor", "symbols", "coders", "bytes")
-    return [nets, Table("Files", COLUMNS, tuple(rows)), Table("Where the bytes go", columns, tuple(parts))]
+    return [
+        packed_nets.table(nets),
+        Table("Files", COLUMNS, tuple(rows)),
+        Table("Where the bytes go", columns, tuple(parts)),
+    ]
 
 
-def _files() -> Iterator[tuple[str, bytes]]:
-    for name, model in NETS.items():
-        subject = digits_subject(name, model)
-        yield f"{name}, dense", exported(subject, subject.net, Precision.FP32)
-        yield f"{name}, int8", exported(subject, subject.net, Precision.INT8)
-        yield (
-            f"{name}, {packed_nets.LEAN}",
-            exported(subject, packed_nets.compressed(subject, packed_nets.LEAN), Precision.FP32),
-        )
+def _files(nets: Mapping[tuple[str, int], packed_nets.Net]) -> Iterator[tuple[str, bytes]]:
+    for net in NETS:
+        files = nets[net, packed_nets.SEEDS[0]].files
+        for what in (packed_nets.DENSE, packed_nets.INT8, packed_nets.LEAN):
+            yield f"{net}, {what}", files[what]
     chance = np.random.default_rng(0)
     for mib in MIB:
         for kind in ("sparse", "clustered", "both", "int8", "dense"):
