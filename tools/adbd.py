@@ -21,6 +21,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from tools.apt_sources import debian_sources
+
 ROOT = Path(__file__).parents[1]
 CACHE = ROOT / "build" / "adbd"
 PORT = 7555  # not one of those at which adb looks for emulators by itself
@@ -200,9 +202,8 @@ def _download(tree: Path) -> None:
         apt = Path(name)
         for folder in ("sources", "lists/partial", "archives/partial", "unpacked"):
             (apt / folder).mkdir(parents=True)
-        for source in [Path("/etc/apt/sources.list"), *Path("/etc/apt/sources.list.d").glob("*")]:
-            if source.suffix in {".list", ".sources"} and source.exists():
-                (apt / "sources" / source.name).write_text(with_backports(source.read_text(), codename[1]))
+        file, sources = debian_sources(codename[1], backports=True)
+        (apt / "sources" / file).write_text(sources)
         options = {
             "Dir::Etc::sourcelist": "-",
             "Dir::Etc::sourceparts": apt / "sources",
@@ -227,16 +228,3 @@ def _download(tree: Path) -> None:
         for tool in subprocess.run([toybox], capture_output=True, text=True, check=True).stdout.split():
             (apt / "unpacked/tools" / tool).symlink_to("../bin/toybox")
         (apt / "unpacked").rename(tree)
-
-
-def with_backports(sources: str, codename: str) -> str:
-    """Sources of apt, in either of its formats, with the release's backports beside the release."""
-    suite = rf"\b{codename}(?![\w-])"
-    lines = []
-    for line in sources.splitlines():
-        if line.startswith("Suites:"):
-            line = re.sub(suite, f"{codename} {codename}-backports", line)
-        lines.append(line)
-        if line.startswith("deb ") and re.search(suite, line):
-            lines.append(re.sub(suite, f"{codename}-backports", line, count=1))
-    return "\n".join(lines) + "\n"

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -8,6 +9,7 @@ from edgedeploy.on_device.conditions import snapshot
 from edgedeploy.on_device.facts import board_summary
 from edgedeploy.on_device.power import available_sources, open_ina3221, parse_pmic
 from edgedeploy.plan import load_fleet
+from tools.apt_sources import debian_sources
 from tools.lab import LabError, VirtualBoard, sensors, system
 from tools.lab.__main__ import main
 from tools.lab.cable import Held
@@ -16,7 +18,7 @@ from tools.lab.hardware import own_files, sample, sysfs_tree, write_hardware, wr
 from tools.lab.kinds import BOARDS, ROOTS
 from tools.lab.lab import Lab
 from tools.lab.network import Network, pick_network
-from tools.lab.roots import debian_sources, root_folder
+from tools.lab.roots import root_folder, start_root
 
 PI5, JETSON, PI4 = BOARDS["pi5"], BOARDS["jetson"], BOARDS["pi4"]
 
@@ -150,27 +152,12 @@ def test_every_root_has_a_name_of_its_contents(tmp_path: Path) -> None:
     assert len({root_folder(tmp_path, name) for name in ROOTS}) == len(ROOTS)
 
 
-def test_sources_of_packages_are_the_machines_own(tmp_path: Path) -> None:
-    with pytest.raises(LabError, match="names no source of Debian bookworm"):
-        debian_sources(tmp_path)
-    (tmp_path / "sources.list").write_text(
-        "# deb http://archive.test/debian bookworm main\n"
-        "deb [arch=amd64] http://archive.test/debian bookworm main\n"
-        "deb http://archive.test/security bookworm-security main\ndeb http://other.test stable main\n"
-    )
-    assert debian_sources(tmp_path, backports=True).splitlines() == [
-        "deb [arch=amd64] http://archive.test/debian bookworm main",
-        "deb http://archive.test/security bookworm-security main",
-        "deb [arch=amd64] http://archive.test/debian bookworm-backports main",
-    ]
-    (tmp_path / "sources.list.d").mkdir()
-    (tmp_path / "sources.list.d" / "debian.sources").write_text(
-        "Types: deb\nURIs: http://archive.test/debian\nSuites: bookworm bookworm-updates\n\n"
-        "Types: deb\nURIs: http://archive.test/security\nSuites: bookworm-security\n\n"
-        "Types: deb\nURIs: http://other.test\nSuites: stable\n"
-    )
-    suites = [line for line in debian_sources(tmp_path, backports=True).splitlines() if line.startswith("Suites")]
-    assert suites == ["Suites: bookworm bookworm-updates bookworm-backports", "Suites: bookworm-security"]
+def test_a_machine_that_is_no_debian_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tools.lab.roots.debian_sources", partial(debian_sources, folder=tmp_path / "apt"))
+    with pytest.raises(
+        LabError, match=r"names no source of Debian bookworm, from which the lab's boards are made; add"
+    ):
+        start_root(tmp_path, "phone-arm64")
 
 
 # -- network -------------------------------------------------------------------------------------------------

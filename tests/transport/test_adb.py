@@ -18,7 +18,7 @@ from edgedeploy.transport.adb_server import AdbServer
 from edgedeploy.transport.adb_shell import ended_v1, ended_v2
 from tests.odd_adb import free_port, listing_server
 from tests.phones import a_phone, transport_to_phone
-from tools.adbd import SERIAL, Phone, with_backports
+from tools.adbd import SERIAL, Phone
 
 LISTED = """\
 * daemon not running; starting now at tcp:5038
@@ -187,16 +187,3 @@ def test_files_have_the_time_of_their_arrival(phone: Phone, tmp_path: Path) -> N
     with transport_to_phone(phone) as board:
         board.put(source, str(destination), timeout_s=10)
     assert destination.stat().st_mtime > 1e9, "what clears away old files would take it for one"
-
-
-@pytest.mark.parametrize(
-    ("sources", "expected"),
-    [
-        ("Suites: bookworm bookworm-updates\n", "Suites: bookworm bookworm-backports bookworm-updates\n"),
-        ("Suites: bookworm-security\n", "Suites: bookworm-security\n"),
-        ("deb http://x bookworm main\n", "deb http://x bookworm main\ndeb http://x bookworm-backports main\n"),
-        ("# deb http://x bookworm main\n", "# deb http://x bookworm main\n"),
-    ],
-)
-def test_backports_stand_beside_the_release(sources: str, expected: str) -> None:
-    assert with_backports(sources, "bookworm") == expected

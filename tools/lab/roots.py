@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import hashlib
 import os
-import re
 import shutil
 import subprocess
 from pathlib import Path
 
+from tools.apt_sources import debian_sources
 from tools.lab.kinds import ROOTS, RootKind
 from tools.lab.system import LabError, environment
 
 LAYOUT = 3  # raise it when `_finish` changes, so that older roots are made again
 SUITE = "bookworm"
-SOURCES = Path("/etc/apt")
 EXTRACT_S = 600.0
 
 
@@ -26,7 +25,7 @@ def root_folder(roots: Path, name: str) -> Path:
 
 
 def start_root(roots: Path, name: str) -> subprocess.Popen[bytes] | None:
-    """Start extracting a root that is not there yet; None where it is. Finish it with `finish_root`."""
+    """Start extracting a root; None where it is there already. Finish it with `finish_root`. Raises LabError."""
     folder = root_folder(roots, name)
     if (folder / ".complete").exists():
         return None
@@ -36,7 +35,10 @@ def start_root(roots: Path, name: str) -> subprocess.Popen[bytes] | None:
     shutil.rmtree(folder, ignore_errors=True)
     kind = ROOTS[name]
     sources = folder.with_suffix(".sources")
-    sources.write_text(debian_sources(backports=kind.backports))
+    try:
+        sources.write_text(debian_sources(SUITE, backports=kind.backports)[1])
+    except FileNotFoundError as error:
+        raise LabError(f"{error}, from which the lab's boards are made; add one.") from error
     command = [
         *("mmdebstrap", "--mode=root", f"--arch={kind.arch}", "--variant=extract", "--skip=check/signed-by"),
         *("--hook-dir=/usr/share/mmdebstrap/hooks/merged-usr", f"--include={','.join(kind.packages)}"),
@@ -70,28 +72,6 @@ def finish_root(roots: Path, name: str, extracting: subprocess.Popen[bytes]) -> 
     folder.with_suffix(".sources").unlink()
     (folder / ".complete").touch()
     return folder
-
-
-def debian_sources(folder: Path = SOURCES, *, backports: bool = False) -> str:
-    """The machine's own sources of Debian in one text; `backports` adds that suite. Raises LabError."""
-    deb822, lines = [], []
-    for path in sorted(folder.glob("sources.list.d/*.sources")):
-        stanzas = re.split(r"\n\s*\n", path.read_text("utf-8"))
-        deb822 += [stanza for stanza in stanzas if re.search(rf"^Suites:.*\b{SUITE}\b", stanza, re.MULTILINE)]
-    for path in [folder / "sources.list", *sorted(folder.glob("sources.list.d/*.list"))]:
-        if path.is_file():
-            lines += re.findall(rf"^deb .*\b{SUITE}\b.*$", path.read_text("utf-8"), re.MULTILINE)
-    if deb822:
-        if backports:
-            archive = re.compile(rf"^(Suites:.*\b{SUITE}(?![\w-]).*)$", re.MULTILINE)
-            deb822 = [archive.sub(rf"\1 {SUITE}-backports", stanza, count=1) for stanza in deb822]
-        return "\n\n".join(stanza.strip() for stanza in deb822) + "\n"
-    if lines:
-        if backports:
-            main = next(line for line in lines if re.search(rf"\b{SUITE}\s", line))
-            lines.append(re.sub(rf"\b{SUITE}\s", f"{SUITE}-backports ", main))
-        return "\n".join(lines) + "\n"
-    raise LabError(f"{folder} names no source of Debian {SUITE}, from which the lab's boards are made; add one.")
 
 
 def _finish(root: Path, kind: RootKind) -> None:
