@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 from collections.abc import Iterator
+from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
 import pytest
@@ -23,16 +24,15 @@ def pytest_configure() -> None:
 
 @pytest.fixture(scope="session")
 def lab() -> Iterator[Lab]:
-    """The virtual lab with all its boards, which other test processes use too.
+    """The virtual lab with all its boards, which other test processes use too. Where it cannot be had its tests fail.
 
     A test that breaks something has the board to itself: `with lab.borrow("pi4") as board:` also mends it.
     """
     from tools.lab import Lab, LabError
-    from tools.lab.system import check_machine
 
-    try:
-        check_machine(emulated=True)
-    except LabError as error:
-        pytest.skip(str(error))
-    with Lab().in_use() as lab:
+    with ExitStack() as stack:
+        try:
+            lab = stack.enter_context(Lab().in_use())
+        except LabError as error:
+            pytest.fail(str(error), pytrace=False)
         yield lab

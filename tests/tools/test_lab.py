@@ -286,3 +286,12 @@ def test_a_lab_that_is_busy_says_so(tmp_path: Path) -> None:
         pytest.raises(LabError, match=r"Another run is bringing the lab in .* up"),
     ):
         Lab(tmp_path).up()
+
+
+def test_a_lab_that_does_not_come_up_for_its_tests_is_not_theirs_to_take_down_later(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("os.geteuid", lambda: 1000)
+    with pytest.raises(LabError, match="needs root"), Lab(tmp_path).in_use():
+        pass
+    assert {path.name for path in tmp_path.iterdir()} == {"lock", "users"}

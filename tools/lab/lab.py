@@ -101,19 +101,13 @@ class Lab:
                 network.down()
             unmount_below(self.folder)
             for entry in self.folder.iterdir():
-                if entry not in (self.roots, self._lock_file, self.folder / "users"):
+                if entry not in (self.roots, self.folder / "lock", self.folder / "users"):
                     shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
 
     @contextmanager
     def locked(self, *, patient: bool) -> Iterator[None]:
         """Keep others from bringing the lab up or down meanwhile. Raises LabError where one is at it."""
-        with suppress(FileExistsError):
-            self.folder.mkdir(parents=True)
-        try:
-            lock = self._lock_file.open("w")
-        except PermissionError as error:
-            raise LabError(f"{self._lock_file} belongs to root: run the lab with sudo.") from error
-        with lock:
+        with self._to_lock("lock") as lock:
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError as error:
@@ -128,7 +122,7 @@ class Lab:
     def borrow(self, name: str) -> Iterator[VirtualBoard]:
         """Have one board to oneself, whole at the start, and made whole again at the end. Raises LabError."""
         board = self.board(name)
-        with self._board_lock(name) as lock:
+        with self._to_lock(f"locks/{name}") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             board.heal()
             try:
@@ -139,33 +133,33 @@ class Lab:
     @contextmanager
     def in_use(self) -> Iterator[Self]:
         """The lab with all its boards for a while; the last user takes it down where it was not up before."""
-        self.folder.mkdir(parents=True, exist_ok=True)
         temporary = self.folder / "temporary"
-        with (self.folder / "users").open("w") as users:
+        with self._to_lock("users") as users:
             fcntl.flock(users, fcntl.LOCK_SH)
             if not self.boards:
                 temporary.touch()
-            self.up(patient=True)
             try:
-                yield self
+                yield self.up(patient=True)
             finally:
                 with suppress(BlockingIOError):
                     fcntl.flock(users, fcntl.LOCK_EX | fcntl.LOCK_NB)
                     if temporary.exists():
                         self.down(patient=True)
 
-    def _board_lock(self, name: str) -> TextIO:
-        (self.folder / "locks").mkdir(exist_ok=True)
-        return (self.folder / "locks" / name).open("w")
+    def _to_lock(self, name: str) -> TextIO:
+        """An empty file of the lab's folder, which `flock` may hold. Raises LabError."""
+        path = self.folder / name
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            return path.open("w")
+        except PermissionError as error:
+            raise LabError(f"{path} belongs to root: run the lab with sudo.") from error
 
     def _mend(self, board: VirtualBoard) -> None:
-        with self._board_lock(board.name) as lock, suppress(BlockingIOError):  # who has borrowed it may want it broken
+        # who has borrowed it may want it broken
+        with self._to_lock(f"locks/{board.name}") as lock, suppress(BlockingIOError):
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             board.heal()
-
-    @property
-    def _lock_file(self) -> Path:
-        return self.folder / "lock"
 
     def _network(self) -> Network | None:
         try:
