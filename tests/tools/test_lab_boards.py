@@ -229,3 +229,14 @@ def test_up_again_leaves_boards_as_they_are_and_mends_those_that_died(lab: Lab) 
             board.run("/bin/true")
         lab.up(patient=True)
         assert board.running()
+
+
+def test_up_again_leaves_a_borrowed_boards_link_as_it_is(lab: Lab, pi4: VirtualBoard) -> None:
+    pi4.shape(delay_ms=50)
+    up_s = float(pi4.run("/bin/cat", "/proc/uptime").split()[0])
+    lab.up(patient=True)
+    assert min(ping_ms(lab, pi4, 5)) >= 100
+    assert float(pi4.run("/bin/cat", "/proc/uptime").split()[0]) >= up_s
+    pi4.cut()
+    lab.up(patient=True)
+    assert ping_ms(lab, pi4, 3) == []

@@ -32,7 +32,7 @@ class VirtualBoard:
         self.live = lab / "live" / kind.name
         self.folder = lab / "boards" / kind.name
         self.group = Cgroup(f"{network.mark}/{kind.name}")
-        self.link = Link(network, kind.name, number, Cgroup(f"{network.mark}/helpers"), lab / f"{kind.name}-link.log")
+        self.link = Link(network, kind.name, number, lab / f"{kind.name}-link.log")
         self.address = self.link.address
         self._root = root
 

@@ -15,7 +15,7 @@ from tools.lab.boards import VirtualBoard
 from tools.lab.cgroups import Cgroup
 from tools.lab.fleet import client_key, host_key, write_access
 from tools.lab.kinds import BOARDS
-from tools.lab.network import PROJECT, Network, pick_network
+from tools.lab.network import PROJECT, Network, cables_group, pick_network
 from tools.lab.roots import finish_root, root_folder, start_root
 from tools.lab.system import LabError, check_machine, mounts_below, run, unmount_below
 
@@ -73,14 +73,16 @@ class Lab:
             key = client_key(self.folder)
             boards = [self._board(name, network) for name in wanted]
             public = Path(f"{key}.pub").read_text()
+            made = [board for board in boards if not board.running()]
             for board in boards:
-                if board.running():
-                    self._mend(board)
-                else:
+                if board in made:
                     board.create(host_key=host_key(self.folder, board.name).read_text(), public_keys=public)
-            self._start_sensors(network, wanted)
+                else:
+                    self._mend(board)
+            if wanted != before or not sensors_group(network).pids():
+                self._start_sensors(network, wanted)
             write_access(self.folder, boards)
-            for board in boards:
+            for board in made:
                 board.wait()
         return self
 
@@ -95,9 +97,9 @@ class Lab:
                     raise LabError("The lab was made by root and is only brought down by root: run it with sudo.")
                 for name in BOARDS:
                     self._board(name, network).destroy()
-                helpers = Cgroup(f"{network.mark}/helpers")
-                helpers.kill()
-                helpers.remove()
+                for group in (sensors_group(network), cables_group(network)):
+                    group.kill()
+                    group.remove()
                 network.down()
             unmount_below(self.folder)
             for entry in self.folder.iterdir():
@@ -185,12 +187,17 @@ class Lab:
             run(["mount", "-t", "tmpfs", "-o", f"mode=755,size={LIVE_BYTES}", "tmpfs", live])
 
     def _start_sensors(self, network: Network, names: Sequence[str]) -> None:
-        helpers = Cgroup(f"{network.mark}/helpers")
-        helpers.create()
-        helpers.kill()
+        group = sensors_group(network)
+        group.create()
+        group.kill()
         command = [sys.executable, "-m", "tools.lab.sensor_daemon", str(self.folder / "live"), network.mark, *names]
         with (self.folder / "sensors.log").open("ab") as log:
-            helpers.start(command, log, PROJECT)
+            group.start(command, log, PROJECT)
+
+
+def sensors_group(network: Network) -> Cgroup:
+    """Holds what keeps the sensors of all boards."""
+    return Cgroup(f"{network.mark}/sensors")
 
 
 def check_names(names: Sequence[str]) -> None:

@@ -78,16 +78,20 @@ def exists(interface: str) -> bool:
     return Path("/sys/class/net", interface).exists()
 
 
+def cables_group(network: Network) -> Cgroup:
+    """Holds the programs that are the slow and lossy wires of all boards."""
+    return Cgroup(f"{network.mark}/cables")
+
+
 class Link:
     """The wire between the bridge and one board."""
 
-    def __init__(self, network: Network, name: str, number: int, helpers: Cgroup, log: Path) -> None:
+    def __init__(self, network: Network, name: str, number: int, log: Path) -> None:
         self.network = network
         self.namespace = f"{network.bridge}-{name}"
         self.port = f"{network.bridge}-{name}"
         self.tap = f"edt{network.mark}-{name}"
         self.address = network.address(number)
-        self._helpers = helpers
         self._log = log
 
     def make(self) -> None:
@@ -147,8 +151,10 @@ class Link:
         run(["ip", "tuntap", "add", "dev", self.tap, "mode", "tap"])
         run(["ip", "link", "set", self.tap, "master", self.network.bridge, "up"])
         command = [sys.executable, "-m", "tools.lab.cable", self.port, self.tap, str(delay_ms), str(loss)]
+        group = cables_group(self.network)
+        group.create()
         with self._log.open("ab") as log:
-            self._helpers.start(command, log, PROJECT)
+            group.start(command, log, PROJECT)
         deadline = time.monotonic() + CABLE_START_S
         while f"ready {self.tap}" not in self._log.read_text("utf-8", "replace").split("\n"):
             if time.monotonic() > deadline:
