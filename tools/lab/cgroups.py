@@ -25,12 +25,12 @@ _JOIN = 'while [ "$1" != -- ]; do echo $$ > "$1"; shift; done; shift; "$@" &'
 class Cgroup:
     """One group, in whichever version of control groups this machine mounts."""
 
-    def __init__(self, name: str, mount: Path = MOUNT) -> None:
-        self.first = (mount / "memory" / "cgroup.procs").exists()
+    def __init__(self, name: str) -> None:
+        self.first = (MOUNT / "memory" / "cgroup.procs").exists()
         if self.first:
-            self._folders = {each: mount / each / "edgedeploy-lab" / name for each in FIRST_CONTROLLERS}
+            self._folders = {each: MOUNT / each / "edgedeploy-lab" / name for each in FIRST_CONTROLLERS}
         else:
-            self._folders = {"": mount / "edgedeploy-lab" / name}
+            self._folders = {"": MOUNT / "edgedeploy-lab" / name}
 
     def create(self, memory_bytes: int | None = None) -> None:
         """Make the group unless it is there, with a limit on the memory of all its processes together."""

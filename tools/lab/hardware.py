@@ -172,15 +172,15 @@ def write_value(path: Path, value: str) -> None:
 def own_files(kind: BoardKind, *, host_key: str, public_keys: str) -> Mapping[str, File]:
     """What the board has in its root besides the packages, by path; keys as OpenSSH writes them."""
     phone = kind.link == "adb"
-    uid, home = (2000, "/data/local/tmp") if phone else (1000, f"/home/{kind.user}")
+    uid, home = _account(kind)
     users = ("root", "sshd", kind.user)
     files = {
-        "etc/passwd": File(_PASSWD.format(user=kind.user, uid=uid, home=home)),
+        "etc/passwd": File(_PASSWD.format(user=kind.user, uid=uid, home=f"/{home}")),
         "etc/group": File(f"root:x:0:\ndaemon:x:1:\ntty:x:5:\n{kind.user}:x:{uid}:\nnogroup:x:65534:\n"),
         "etc/shadow": File("".join(f"{name}:*:19000::::::\n" for name in users), 0o600),
         "etc/hostname": File(f"{kind.name}\n"),
         "etc/machine-id": File(f"{secrets.token_hex(16)}\n"),
-        "sbin/init": File(_INIT.format(service=_SERVICES[kind.link]), 0o755),
+        "usr/sbin/init": File(_INIT.format(service=_SERVICES[kind.link]), 0o755),
     }
     if phone:
         files["usr/bin/getprop"] = File(_GETPROP, 0o755)
@@ -190,29 +190,33 @@ def own_files(kind: BoardKind, *, host_key: str, public_keys: str) -> Mapping[st
         files["etc/ssh/sshd_config"] = File(_SSHD_CONFIG)
         files["etc/ssh/ssh_host_ed25519_key"] = File(host_key, 0o600)
         files["root/.ssh/authorized_keys"] = File(public_keys, 0o600)
-        files[f"home/{kind.user}/.ssh/authorized_keys"] = File(public_keys, 0o600)
+        files[f"{home}/.ssh/authorized_keys"] = File(public_keys, 0o600)
     if sample(kind, "get_throttled.txt") is not None:
         files["usr/bin/vcgencmd"] = File(_VCGENCMD, 0o755)
     release = sample(kind, "nv_tegra_release.txt")
     if release is not None:
         files["etc/nv_tegra_release"] = File(release)
         files["usr/sbin/nvpmodel"] = File(_NVPMODEL, 0o755)
-    return {path.replace("sbin/init", "usr/sbin/init"): file for path, file in files.items()}
+    return files
 
 
 def write_own_files(kind: BoardKind, upper: Path, *, host_key: str, public_keys: str) -> None:
     """Write `own_files` into the board's layer over the shared root."""
-    uid = 2000 if kind.link == "adb" else 1000
     for path, file in own_files(kind, host_key=host_key, public_keys=public_keys).items():
         target = upper / path
         target.parent.mkdir(parents=True, exist_ok=True)
         target.write_text(file.content)
         target.chmod(file.mode)
-    private = [upper / "root"]
-    home = upper / ("data/local/tmp" if kind.link == "adb" else f"home/{kind.user}")
+    uid, folder = _account(kind)
+    home = upper / folder
     home.mkdir(parents=True, exist_ok=True)
     for owned in (home, *home.rglob("*")):
         os.chown(owned, uid, uid)
-    for folder in (*private, *upper.glob("root/.ssh"), *home.glob(".ssh")):
-        if folder.exists():
-            folder.chmod(0o700)
+    for private in (upper / "root", upper / "root/.ssh", home / ".ssh"):
+        if private.exists():
+            private.chmod(0o700)
+
+
+def _account(kind: BoardKind) -> tuple[int, str]:
+    """The number of the board's user, and where below its root that user is at home."""
+    return (2000, "data/local/tmp") if kind.link == "adb" else (1000, f"home/{kind.user}")

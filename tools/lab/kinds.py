@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Literal
 
 MIB = 1 << 20
@@ -80,7 +80,6 @@ class BoardKind:
     inodes: int = 32_768
     link: Literal["ssh", "adb"] = "ssh"
     without: tuple[str, ...] = ()
-    firmware: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def emulated(self) -> bool:

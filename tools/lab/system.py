@@ -51,13 +51,11 @@ def environment() -> dict[str, str]:
     return {**os.environ, "PATH": SYSTEM_PATH, "LC_ALL": "C"}
 
 
-def check_machine(emulated: bool, phones: bool = False) -> None:
-    """Raise LabError unless this machine can carry a lab; `emulated` asks for arm64, `phones` for adb."""
+def check_machine(emulated: bool) -> None:
+    """Raise LabError unless this machine can carry a lab; `emulated` asks for arm64."""
     if os.geteuid() != 0:
         raise LabError("The lab makes network namespaces and mounts and so needs root: run it with sudo.")
-    wanted = {name: package for name, package in PROGRAMS.items() if emulated or "qemu" not in package + name}
-    if phones:
-        wanted["adb"] = "adb"
+    wanted = [name for name in PROGRAMS if emulated or "qemu" not in name]
     missing = [name for name in wanted if shutil.which(name, path=SYSTEM_PATH) is None]
     if missing:
         raise LabError(f"The lab lacks {', '.join(missing)}: {install_line(missing)}.")
