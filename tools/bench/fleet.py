@@ -7,12 +7,13 @@ import json
 import os
 import shlex
 import shutil
+import statistics
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 
 import psutil
@@ -20,8 +21,9 @@ import psutil
 from tools.bench import environments
 from tools.bench.environments import PeerFailed
 from tools.bench.rows import OURS, BenchError, Row, interleave, ratio_row
+from tools.bench.servers import bench_server
 from tools.bench.tables import Cell, Table
-from tools.loopback_ssh import LoopbackServer, loopback_ssh
+from tools.loopback_ssh import LoopbackServer
 
 TITLE = "A fleet of 100 boards"
 HOW = (
@@ -48,7 +50,8 @@ def run() -> list[Row | Table]:
         raise BenchError("fleet: needs scp and xargs; install OpenSSH's client and findutils.")
     with tempfile.TemporaryDirectory(prefix="edgedeploy-bench-") as folder, ExitStack() as stack:
         work = Path(folder)
-        fleet = _Fleet(work, [stack.enter_context(_server(work / f"board-{n}", n)) for n in range(BOARDS)])
+        names = [f"board-{number}" for number in range(BOARDS)]
+        fleet = _Fleet(work, [stack.enter_context(bench_server("fleet", work / name, name)) for name in names])
         contenders: dict[str, Callable[[], list[str]]] = {OURS: fleet.ours, XARGS: fleet.xargs}
         refused = []
         try:
@@ -86,7 +89,10 @@ def _compare(
     ]
     columns = ("way", "first push, s", "again, s", "peak memory, MiB", "remark")
     cells: list[tuple[Cell, ...]] = [
-        (name, _median(samples[name]), _median(again[name]), round(max(peaks[name][1:]) / 2**20, 1), "")
+        (
+            *(name, round(statistics.median(samples[name]), 2), round(statistics.median(again[name]), 2)),
+            *(round(max(peaks[name][1:]) / 2**20, 1), ""),
+        )
         for name in contenders
     ]
     return [*rows, Table("Medians of the rounds", columns, (*cells, *refused))]
@@ -157,15 +163,6 @@ def _pyinfra_host(server: LoopbackServer) -> tuple[str, dict[str, object]]:
     return server.alias, data
 
 
-@contextmanager
-def _server(folder: Path, number: int) -> Iterator[LoopbackServer]:
-    try:
-        with loopback_ssh(folder, alias=f"board-{number}") as server:
-            yield server
-    except RuntimeError as error:
-        raise BenchError(f"fleet: {error}") from error
-
-
 def _run(name: str, argv: list[str], environment: Mapping[str, str]) -> tuple[float, float]:
     """Seconds that a command takes, and the peak of its processes' memory in bytes. Raises BenchError."""
     peak_bytes = 0.0
@@ -208,7 +205,3 @@ def _memory_bytes(process: psutil.Process) -> float:
         except psutil.Error:
             continue
     return total
-
-
-def _median(figures: Sequence[float]) -> float:
-    return round(sorted(figures)[len(figures) // 2], 2)

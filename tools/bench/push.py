@@ -7,16 +7,16 @@ import os
 import shutil
 import tempfile
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 from edgedeploy.errors import TransportError
 from tools.bench import senders
 from tools.bench.relay import Link, Relay, relay
 from tools.bench.rows import OURS, BenchError, Row, interleave, ratio_row
+from tools.bench.servers import bench_server
 from tools.bench.tables import Cell, Table
-from tools.loopback_ssh import LoopbackServer, loopback_ssh
+from tools.loopback_ssh import LoopbackServer
 
 TITLE = "Pushing 64 MiB"
 HOW = (
@@ -40,7 +40,10 @@ def run() -> list[Row | Table]:
     missing = [tool for tool in ("scp", "sftp", "rsync") if shutil.which(tool) is None]
     if missing:
         raise BenchError(f"push: needs {' and '.join(missing)}; install OpenSSH's client and rsync.")
-    with _server() as server, tempfile.TemporaryDirectory(prefix="edgedeploy-bench-") as folder:
+    with (
+        tempfile.TemporaryDirectory(prefix="edgedeploy-bench-") as folder,
+        bench_server("push", Path(folder) / "server") as server,
+    ):
         work = Path(folder)
         source = work / "model.bin"
         source.write_bytes(os.urandom(SIZE_BYTES))
@@ -60,16 +63,6 @@ def _rows(server: LoopbackServer, source: Path, arrived: Path, rounds: int, wher
     size = f"{SIZE_BYTES >> 20} MiB" if SIZE_BYTES >= 1 << 20 else f"{SIZE_BYTES} bytes"
     for what in ("put", "push"):
         yield ratio_row(f"{what} {size} over {server.kind} {where}", {OURS: samples[what], **peers}, "scp", "time")
-
-
-@contextmanager
-def _server() -> Iterator[LoopbackServer]:
-    with tempfile.TemporaryDirectory(prefix="edgedeploy-bench-") as folder:
-        try:
-            with loopback_ssh(Path(folder)) as server:
-                yield server
-        except RuntimeError as error:
-            raise BenchError(f"push: {error}") from error
 
 
 def _timed(name: str, send: senders.Send, server: LoopbackServer, source: Path, folder: Path) -> Callable[[], float]:
@@ -103,64 +96,69 @@ def _remove(path: Path) -> None:
 
 COLUMNS = ("way", "bytes to the board", "bytes from it", "round trips", "seconds", "what it compares")
 COMPARES_NOTHING = "nothing"
+# A way to send, and what it compares before it believes that it need not.
+Ways = Mapping[str, tuple[senders.Send, str]]
 
 
 def _again(server: LoopbackServer, link: Relay, source: Path, folder: Path) -> Table:
     """What a file costs that lies on the board already."""
-    folder.mkdir()
-    ways: dict[str, tuple[senders.Send, str]] = {
+    ways: Ways = {
         "push": (senders.push, "SHA-256 on the board"),
         "rsync": (senders.rsync, "size and time"),
         "rsync --checksum": (senders.rsync_checksum, "a hash on the board"),
         "scp": (senders.scp, COMPARES_NOTHING),
         "sftp": (senders.sftp, COMPARES_NOTHING),
     }
-    rows = []
-    for name, (send, compares) in ways.items():
-        destination = folder / name.replace(" ", "")
+
+    def whole(send: senders.Send, destination: Path) -> None:
         send(server, source, destination)
-        rows.append(_counted(name, send, server, link, source, destination, compares))
-    return Table(f"{SIZE_BYTES:,} bytes that are there already, at 20 Mbit/s and 40 ms", COLUMNS, tuple(rows))
+
+    rows = _counted(ways, whole, server, link, source, folder)
+    return Table(f"{SIZE_BYTES:,} bytes that are there already, at 20 Mbit/s and 40 ms", COLUMNS, rows)
 
 
 def _resumed(server: LoopbackServer, link: Relay, source: Path, folder: Path) -> Table:
     """What the second try costs of a transfer that was cut off half-way."""
-    folder.mkdir()
-    ways: dict[str, tuple[senders.Send, str]] = {
+    ways: Ways = {
         "push": (senders.push, "SHA-256 of what arrived, on the board"),
         "rsync --append-verify": (senders.rsync_resuming, "a hash of the file in the end"),
         "sftp reput": (senders.sftp_reput, "size"),
         "scp": (senders.scp, COMPARES_NOTHING),
     }
-    rows = []
-    for name, (send, compares) in ways.items():
-        destination = folder / name.replace(" ", "")
+
+    def half(send: senders.Send, destination: Path) -> None:
         first = senders.sftp if send is senders.sftp_reput else send
         link.cut_after(SIZE_BYTES // 2)
         try:
             first(server, source, destination)
         except (BenchError, TransportError):
-            pass
+            link.cut_after(0)
         else:
-            raise BenchError(f"push: {name} noticed nothing of a link that was cut")
-        link.cut_after(0)
-        rows.append(_counted(name, send, server, link, source, destination, compares))
-    return Table(f"{SIZE_BYTES:,} bytes cut off half-way, then sent again, as above", COLUMNS, tuple(rows))
+            raise BenchError(f"push: {destination.name} noticed nothing of a link that was cut")
+
+    rows = _counted(ways, half, server, link, source, folder)
+    return Table(f"{SIZE_BYTES:,} bytes cut off half-way, then sent again, as above", COLUMNS, rows)
 
 
 def _counted(
-    name: str,
-    send: senders.Send,
+    ways: Ways,
+    before: Callable[[senders.Send, Path], None],
     server: LoopbackServer,
     link: Relay,
     source: Path,
-    destination: Path,
-    compares: str,
-) -> tuple[Cell, ...]:
-    link.count()
-    start = time.perf_counter()
-    send(server, source, destination)
-    elapsed = time.perf_counter() - start
-    crossed = link.count()
-    _check(name, source, destination)
-    return (name, crossed.up_bytes, crossed.down_bytes, crossed.round_trips, round(elapsed, 2), compares)
+    folder: Path,
+) -> tuple[tuple[Cell, ...], ...]:
+    """A row for each way: what crosses the link and how long it takes after `before` has put something there."""
+    folder.mkdir()
+    rows = []
+    for name, (send, compares) in ways.items():
+        destination = folder / name.replace(" ", "")
+        before(send, destination)
+        link.count()
+        start = time.perf_counter()
+        send(server, source, destination)
+        elapsed = time.perf_counter() - start
+        crossed = link.count()
+        _check(name, source, destination)
+        rows.append((name, crossed.up_bytes, crossed.down_bytes, crossed.round_trips, round(elapsed, 2), compares))
+    return tuple(rows)
