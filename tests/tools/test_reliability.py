@@ -7,6 +7,13 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
 FAULT = re.compile(r"^@pytest\.mark\.fault\n(?:@.*\n(?:[ )\]].*\n)*)*def (test_\w+)\(", re.MULTILINE)
+WHOLE_FILE = re.compile(r"^pytestmark = .*pytest\.mark\.fault\b", re.MULTILINE)
+ANY = re.compile(r"^def (test_\w+)\(", re.MULTILINE)
+
+
+def faults(text: str) -> list[str]:
+    """The tests of a file that carry the mark."""
+    return (ANY if WHOLE_FILE.search(text) else FAULT).findall(text)
 
 
 def test_every_fault_is_in_the_document() -> None:
@@ -14,7 +21,7 @@ def test_every_fault_is_in_the_document() -> None:
     missing = [
         f"{path.name}: {name}"
         for path in sorted((ROOT / "tests").rglob("test_*.py"))
-        for name in FAULT.findall(path.read_text("utf-8"))
+        for name in faults(path.read_text("utf-8"))
         if name.removeprefix("test_").replace("_", " ").capitalize() not in document
     ]
     assert not missing, "write docs/reliability.md anew: python -m tools.reliability"
