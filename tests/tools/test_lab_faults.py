@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import threading
 import time
@@ -17,6 +18,7 @@ from edgedeploy.errors import BoardError, TransferError, TransportError
 from edgedeploy.plan import load_fleet
 from edgedeploy.profiling.judge import void_reason
 from edgedeploy.records import Repetition, Snapshot
+from tests.tools.test_lab_boards import eventually
 from tools.lab import Lab, VirtualBoard
 
 pytestmark = [pytest.mark.lab, pytest.mark.fault]
@@ -176,8 +178,6 @@ def test_throttling_voids_a_measurement(lab: Lab, pi4: VirtualBoard) -> None:
                 "print(json.dumps(snapshot()))"
             )
             raw = board.transport.run([board.python, "-c", code, agent], timeout_s=DEADLINE_S).stdout
-        import json
-
         fields = json.loads(raw)
         governors, frequencies = fields.pop("governors"), fields.pop("frequencies_mhz")
         return Snapshot(governors=tuple(governors), frequencies_mhz=tuple(frequencies), **fields)
@@ -185,7 +185,7 @@ def test_throttling_voids_a_measurement(lab: Lab, pi4: VirtualBoard) -> None:
     calm = state()
     assert void_reason(Repetition(1, 1, 1, True, (1,), calm, calm), kind) is None
     pi4.throttle()
-    time.sleep(1)
+    assert eventually(lambda: "0x60006" in (pi4.live / "vcio/get_throttled").read_text(), 10)
     reason = void_reason(Repetition(1, 1, 1, True, (1,), calm, state()), kind)
     assert reason is not None
     assert "throttled" in reason
