@@ -16,7 +16,8 @@ _HEAD = """# What happens when something breaks
 Each case below breaks something on purpose and proves that what it leaves is the old state or the new, never a third,
 with an error that says what happened. Each runs against real parts: OpenSSH's sshd, Android's adbd, ssh-keygen, this
 machine's own kernel; servers written for the purpose stand in only where no real one misbehaves that way.
-`make test-faults` runs all. Those marked *lab* need the virtual lab ([lab.md](lab.md)); `make test` leaves them out.
+`make test-faults` runs all. Those marked *lab* need the virtual lab ([lab.md](lab.md)) and fail where it cannot be had;
+`make test` leaves them out.
 
 {cases} cases, {lab} of them in the lab. A parametrised test counts once for each of its cases.
 """

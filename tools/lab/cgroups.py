@@ -142,6 +142,6 @@ def _remove(folder: Path) -> None:
         except OSError:
             if any(child.is_dir() for child in folder.iterdir()):
                 return
-            time.sleep(0.02)
+            time.sleep(0.02)  # the kernel lets go of a group a moment after its last process
         else:
             return
