@@ -13,16 +13,19 @@ SHARES = "the lab's machine"
 
 def client_key(folder: Path) -> Path:
     """The private key that every board of the lab lets in; made where there is none."""
-    (folder / "keys").mkdir(parents=True, exist_ok=True)
-    make_key(folder / "keys" / "client")
-    return folder / "keys" / "client"
+    return _key(folder, "client")
 
 
 def host_key(folder: Path, board: str) -> Path:
     """The private key by which a board is known; made where there is none."""
-    client_key(folder)
-    make_key(folder / "keys" / board)
-    return folder / "keys" / board
+    return _key(folder, board)
+
+
+def _key(folder: Path, name: str) -> Path:
+    path = folder / "keys" / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    make_key(path)
+    return path
 
 
 def write_access(folder: Path, boards: Sequence[VirtualBoard]) -> None:
