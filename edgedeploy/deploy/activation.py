@@ -15,7 +15,8 @@ from edgedeploy.deploy.keys import SigningKey
 from edgedeploy.deploy.manifest import Run, longest_s, same_release, write_manifest
 from edgedeploy.deploy.state import active_manifest, read_state
 from edgedeploy.errors import BoardError
-from edgedeploy.on_device.manifests import MAX_NUMBER, read_manifest
+from edgedeploy.on_device.limits import MAX_NUMBER
+from edgedeploy.on_device.manifests import read_manifest
 from edgedeploy.on_device.sshsig import MANIFEST_NAMESPACE
 from edgedeploy.progress import SILENT, Progress
 from edgedeploy.records import BoardReleases, DeploySettings, Device, Variant

@@ -14,32 +14,28 @@ from .checks import MalformedDocument, flag, integer, one_of, optional, record
 from .children import Children
 from .documents import read_json, sync_folder, write_json
 from .failures import Refused
+from .limits import MAX_NUMBER
+from .links import CURRENT, PREVIOUS, journal_path, linked, numbers, releases_folder
 from .lock import Locked, board_lock
-from .manifests import MAX_NUMBER, objects_of, read_manifest
+from .manifests import objects_of, read_manifest
 from .objects import object_path
 from .probation import Failed, prove, tell
 from .releases import (
-    CURRENT,
-    PREVIOUS,
     clear_leavings,
     drift,
     highest,
-    leavings,
-    linked,
     manifest_of,
-    numbers,
     point,
     point_agent,
     raise_highest,
     read_release,
-    releases_folder,
     remove_release,
     stage,
 )
 from .signatures import verify_signature
 from .sshsig import MANIFEST_NAMESPACE
 from .trust import read_trust, signers_path
-from .workspace import left_workspaces, workspace
+from .workspace import workspace
 
 if TYPE_CHECKING:
     from .probation import Proof
@@ -92,13 +88,12 @@ def rollback(operation: dict[str, Any], root: str) -> dict[str, Any]:
 
 
 def settle(root: str) -> None:
-    """Recover if there is anything to recover and nobody is at work. Raises Refused, OSError."""
-    if os.path.lexists(_journal_path(root)) or leavings(root) or left_workspaces(root):
-        try:
-            with board_lock(root), workspace(root) as folder:
-                recover(root, folder)
-        except Locked:
-            pass  # whoever holds the board wrote the journal, or has just recovered by it
+    """Recover where nobody is at work. Raises Refused, OSError."""
+    try:
+        with board_lock(root), workspace(root) as folder:
+            recover(root, folder)
+    except Locked:
+        pass  # whoever holds the board wrote the journal, or has just recovered by it
 
 
 def recover(root: str, folder: str) -> None:
@@ -106,7 +101,7 @@ def recover(root: str, folder: str) -> None:
 
     Raises Refused where the journal is damaged, OSError.
     """
-    path = _journal_path(root)
+    path = journal_path(root)
     if not os.path.lexists(path):
         clear_leavings(root)
         return
@@ -132,7 +127,7 @@ def recover(root: str, folder: str) -> None:
 def in_flight(root: str) -> list[int]:
     """Return the numbers of the releases that a journal speaks of."""
     try:
-        journal = read_json(_journal_path(root))
+        journal = read_json(journal_path(root))
         _JOURNAL(journal, "the journal")
     except (OSError, ValueError):
         return []
@@ -201,15 +196,15 @@ def _activate(
         changed = drift(root, number)
         if changed:
             raise Refused(f"release {number} is not activated: {changed[0]}")
-        write_json(_journal_path(root), journal)
+        write_json(journal_path(root), journal)
     except BaseException:
-        if new and not os.path.lexists(_journal_path(root)):
+        if new and not os.path.lexists(journal_path(root)):
             remove_release(root, number)
         raise
     try:
         point(root, CURRENT, number)
         proof = prove(root, manifest, _sound(root, before), children)
-        write_json(_journal_path(root), dict(journal, state=_COMMITTING))
+        write_json(journal_path(root), dict(journal, state=_COMMITTING))
     except (Failed, Refused, OSError, ValueError) as error:
         failed = _revert(root, dict(journal, state=_REVERTING), children.path("hook"))
         detail = f"{error}; {failed}" if failed else str(error)
@@ -245,7 +240,7 @@ def _revert(root: str, journal: dict[str, Any], output: str) -> str:
     if switched:
         try:
             # A crash from here on must not forget that the application is to be told again.
-            write_json(_journal_path(root), dict(journal, state=_REVERTING))
+            write_json(journal_path(root), dict(journal, state=_REVERTING))
         except OSError:
             pass  # a full disk must not keep the old release from coming back
         point(root, CURRENT, before)
@@ -263,12 +258,8 @@ def _revert(root: str, journal: dict[str, Any], output: str) -> str:
 
 
 def _forget(root: str) -> None:
-    os.unlink(_journal_path(root))
+    os.unlink(journal_path(root))
     sync_folder(releases_folder(root))
-
-
-def _journal_path(root: str) -> str:
-    return releases_folder(root, "journal.json")
 
 
 def _result(op: str, outcome: str, number: int, before: int | None) -> dict[str, Any]:

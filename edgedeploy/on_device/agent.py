@@ -186,9 +186,12 @@ def _release(operation: dict[str, Any], root: str) -> dict[str, Any]:
 def _settle(root: str) -> None:
     """Set right what a crash left among releases, where there ever were any. Raises Refused, OSError."""
     if os.path.isdir(os.path.join(root, "releases")):
-        from .activating import settle
+        from .links import unsettled
 
-        settle(root)
+        if unsettled(root):
+            from .activating import settle
+
+            settle(root)
 
 
 def _unpack_runtime(operation: dict[str, Any], root: str) -> dict[str, Any]:

@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING, Any
 
 from .activating import in_flight
 from .failures import Refused
+from .links import AGENT, CURRENT, PREVIOUS, linked, numbers, release_folder
 from .lock import board_lock
 from .manifests import file_of, objects_of
-from .releases import AGENT, CURRENT, PREVIOUS, linked, manifest_of, numbers, release_folder, remove_release
+from .releases import manifest_of, remove_release
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

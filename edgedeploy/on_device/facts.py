@@ -9,7 +9,6 @@ import re
 import struct
 from typing import TYPE_CHECKING, Any
 
-from .access import closed_sensors, shared_libraries
 from .conditions import parse_meminfo
 from .fields import find, read_text
 from .objects import space
@@ -48,6 +47,8 @@ def board_facts(store: str, packages: Callable[[], dict[str, str]], root: str = 
     `store` is the folder that edgedeploy owns here; `packages` finds the versions of the runtimes, and of numpy,
     that import.
     """
+    from .access import closed_sensors, shared_libraries  # only here: every job asks for the summary
+
     cpuinfo = read_text(root, "proc/cpuinfo") or ""
     summary = board_summary(root)
     del summary["emulated"]

@@ -7,16 +7,14 @@ import re
 from typing import Any
 
 from .checks import MalformedDocument, fail, integer, listing, number, one_of, optional, record, sha256, text
+from .limits import MAX_MANIFEST_BYTES, MAX_NUMBER, MAX_OBJECT_BYTES
 from .switching import SWITCH
 
 MANIFEST_SCHEMA = 1
-MAX_MANIFEST_BYTES = 64 << 10
 MODEL, CONTRACT, PROBE = "model", "contract", "probe"
 MANIFEST_FILE = "manifest.json"
 SIGNATURE_FILE = "manifest.json.sig"
-MAX_NUMBER = 1 << 31
 
-_MAX_OBJECT_BYTES = 1 << 36
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}\Z")
 
 
@@ -68,7 +66,7 @@ def _kind(value: Any, where: str) -> None:
         fail(where, "'release'", value)
 
 
-_size = integer(0, _MAX_OBJECT_BYTES)
+_size = integer(0, MAX_OBJECT_BYTES)
 _time = integer(0, 1 << 40)
 _seconds = number(0, 3600)
 _argv = optional(listing(text, 1, 64))

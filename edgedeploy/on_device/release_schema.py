@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from .checks import fail, flag, integer, listing, number, one_of, optional, record, sha256, text
-from .manifests import MAX_MANIFEST_BYTES, MAX_NUMBER
+from .limits import MAX_MANIFEST_BYTES, MAX_NUMBER
 
 if TYPE_CHECKING:
     from .checks import Check

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 import shutil
 import stat
 from typing import Any
@@ -11,36 +10,13 @@ from typing import Any
 from .checks import MalformedDocument
 from .documents import sync_folder
 from .failures import Refused
-from .manifests import MANIFEST_FILE, MAX_MANIFEST_BYTES, SIGNATURE_FILE, file_of, read_manifest
+from .limits import MAX_MANIFEST_BYTES
+from .links import AGENT, NUMBER, STAGING, leavings, linked, numbers, release_folder, releases_folder
+from .manifests import MANIFEST_FILE, SIGNATURE_FILE, file_of, read_manifest
 from .objects import object_path, sync_file, verify
 from .sshsig import MalformedSignature, fingerprint, opened
 
-CURRENT, PREVIOUS, AGENT = "current", "previous", "agent"
-
-_STAGING = ".new-"
-_TARGET = re.compile(r"releases/([1-9][0-9]{0,9})/?\Z")
-_NUMBER = re.compile(r"[1-9][0-9]{0,9}\Z")
 _MAX_SIGNATURE_BYTES = 8 << 10
-
-
-def releases_folder(root: str, *parts: str) -> str:
-    """Return the path of something in the folder of all releases."""
-    return os.path.join(root, "releases", *parts)
-
-
-def release_folder(root: str, number: int) -> str:
-    """Return where a release lies, or would."""
-    return releases_folder(root, str(number))
-
-
-def linked(root: str, link: str) -> int | None:
-    """Return the number of the release that a link names; None where there is no such link or release."""
-    try:
-        match = _TARGET.match(os.readlink(os.path.join(root, link)))
-    except OSError:
-        return None
-    number = int(match.group(1)) if match else None
-    return number if number is not None and os.path.isdir(release_folder(root, number)) else None
 
 
 def point(root: str, link: str, number: int | None) -> None:
@@ -59,15 +35,6 @@ def point_agent(root: str) -> None:
     zipped = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
     if os.path.isfile(zipped) and os.path.dirname(zipped) == os.path.join(os.path.abspath(root), "agents"):
         _relink(root, AGENT, os.path.join("agents", os.path.basename(zipped)))
-
-
-def numbers(root: str) -> list[int]:
-    """Return the numbers of all releases that lie here, in order."""
-    try:
-        names = os.listdir(releases_folder(root))
-    except FileNotFoundError:
-        return []
-    return sorted(int(name) for name in names if _NUMBER.match(name))
 
 
 def highest(root: str) -> int:
@@ -100,7 +67,7 @@ def stage(root: str, manifest: dict[str, Any], text: str, signature: str, unpack
     Refused where an object is not what it should be, FileNotFoundError, OSError.
     """
     number = manifest["number"]
-    folder = releases_folder(root, f"{_STAGING}{number}")
+    folder = releases_folder(root, f"{STAGING}{number}")
     os.makedirs(folder, mode=0o700)
     try:
         for entry in manifest["files"]:
@@ -128,27 +95,11 @@ def stage(root: str, manifest: dict[str, Any], text: str, signature: str, unpack
         raise
 
 
-def leavings(root: str) -> list[str]:
-    """Return the paths of what processes that died left among the releases, but for what a journal speaks of."""
-    try:
-        names = os.listdir(releases_folder(root))
-    except FileNotFoundError:
-        return []
-    linked_to = {str(linked(root, link)) for link in (CURRENT, PREVIOUS)}
-    found = [
-        releases_folder(root, name)
-        for name in names
-        if name.startswith(_STAGING) or name.endswith(".part") or (_NUMBER.match(name) and name not in linked_to)
-    ]
-    links = [os.path.join(root, f".{link}.next") for link in (CURRENT, PREVIOUS, AGENT)]
-    return found + [path for path in links if os.path.lexists(path)]
-
-
 def clear_leavings(root: str) -> None:
     """Remove what processes that died left. The caller holds the lock, and there is no journal. Raises OSError."""
     for path in leavings(root):
         name = os.path.basename(path)
-        if _NUMBER.match(name):
+        if NUMBER.match(name):
             remove_release(root, int(name))
         elif os.path.isdir(path) and not os.path.islink(path):
             shutil.rmtree(path, ignore_errors=True)
@@ -159,7 +110,7 @@ def clear_leavings(root: str) -> None:
 def remove_release(root: str, number: int) -> None:
     """Remove a release that no link names, so that no half of it bears its number. Raises OSError."""
     folder = release_folder(root, number)
-    doomed = releases_folder(root, f"{_STAGING}gone-{number}")
+    doomed = releases_folder(root, f"{STAGING}gone-{number}")
     if os.path.isdir(folder):
         shutil.rmtree(doomed, ignore_errors=True)
         os.rename(folder, doomed)

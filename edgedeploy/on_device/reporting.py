@@ -7,9 +7,10 @@ from typing import Any
 
 from .documents import read_json
 from .failures import Refused
+from .links import CURRENT, PREVIOUS, releases_folder
 from .lock import Locked, board_lock
 from .objects import space
-from .releases import CURRENT, PREVIOUS, describe, highest, releases_folder
+from .releases import describe, highest
 from .trust import read_trust
 
 

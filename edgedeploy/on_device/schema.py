@@ -21,6 +21,7 @@ from .checks import (
     sha256,
     text,
 )
+from .limits import MAX_OBJECT_BYTES
 from .release_schema import RELEASE_OPERATIONS, RELEASE_RESULTS
 from .switching import SWITCH
 
@@ -33,7 +34,6 @@ SCHEMA = 1
 OUTCOMES = ("ok", "unsupported", "out_of_memory", "timeout", "crashed", "mismatch")
 ERROR_KINDS = ("locked", "bad_job", "io", "no_runtime", "refused")
 FORMATS = ("onnx", "tflite")
-MAX_OBJECT_BYTES = 1 << 36
 MAX_CONTRACT_BYTES = 1 << 20
 MAX_MARKS = 64
 # A steady phase ends here even when its seconds are not over, so that a report fits into a small board's memory.

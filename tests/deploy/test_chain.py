@@ -40,6 +40,17 @@ def test_a_packed_file_is_rebuilt_for_its_release(kitchen: Kitchen, third: Built
     assert model.read_bytes() == third.contents[third.variant.artifact.sha256]
 
 
+def test_a_job_where_nothing_is_to_be_set_right_does_not_load_what_would_do_it(kitchen: Kitchen) -> None:
+    """A zip keeps no compiled modules: to compile them for nothing costs each job on a slow board much of a second."""
+    kitchen.board.write_job({"op": "inventory", "objects": {}})
+    argv = [kitchen.board.python, "-X", "importtime", str(kitchen.board.agent)]
+    argv += [str(kitchen.board.job_path), str(kitchen.board.report_path)]
+    done = subprocess.run(argv, capture_output=True, timeout=60, check=True)
+    loaded = {line.rpartition("|")[2].strip() for line in done.stderr.decode().splitlines()}
+    assert "on_device.links" in loaded
+    assert loaded.isdisjoint({f"on_device.{name}" for name in ("activating", "releases", "manifests", "access")})
+
+
 def test_rollback_activates_the_release_before_and_can_be_undone(kitchen: Kitchen) -> None:
     assert kitchen.do({"op": "rollback", "number": 1})["outcome"] == "active"
     assert kitchen.active() == (1, 2)
