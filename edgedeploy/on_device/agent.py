@@ -21,8 +21,9 @@ from .failures import Refused
 from .interpreter import VARIABLE, installed
 from .lock import Locked, board_lock
 from .objects import admit, inventory
+from .plain_files import write_all
 from .power import open_source
-from .reply import frame, take_output, unpack_job, write_all
+from .reply import frame, take_output, unpack_job
 from .schema import SCHEMA, MalformedDocument, check_envelope, check_operation
 from .workspace import workspace
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-import shutil
 import stat
 import time
 from collections import Counter
@@ -15,6 +14,7 @@ from .failures import Refused
 from .links import AGENT, CURRENT, PREVIOUS, linked, numbers, release_folder
 from .lock import board_lock
 from .manifests import file_of, objects_of
+from .plain_files import remove_all
 from .releases import manifest_of, remove_release
 
 if TYPE_CHECKING:
@@ -51,7 +51,7 @@ def collect(operation: dict[str, Any], root: str) -> dict[str, Any]:
             if kind == "release":
                 remove_release(root, int(os.path.basename(path)))
             else:
-                _remove(path)
+                remove_all(path)
     names = [f"{kind} {os.path.basename(path)}"[:200] for kind, path in doomed]
     return {"op": "collect", "removed": names[:1000], "removed_count": len(names), "freed_bytes": freed_bytes}
 
@@ -93,13 +93,3 @@ def _freed_bytes(doomed: list[str]) -> int:
                 names[status.st_ino] += 1
                 files[status.st_ino] = status
     return sum(status.st_size for inode, status in files.items() if names[inode] >= status.st_nlink)
-
-
-def _remove(path: str) -> None:
-    if os.path.isdir(path) and not os.path.islink(path):
-        shutil.rmtree(path, ignore_errors=True)
-    else:
-        try:
-            os.unlink(path)
-        except FileNotFoundError:
-            pass

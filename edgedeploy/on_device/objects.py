@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import os
-import stat
 from typing import Any
 
 from .documents import sync_folder
 from .failures import Refused
 from .lock import Locked, board_lock
-from .uploads import assemble, gather, kept_path, remove, uploads_of
-
-__all__ = ["Refused", "admit", "inventory", "object_path", "space", "verify"]
+from .plain_files import open_plain, remove
+from .uploads import assemble, gather, kept_path, uploads_of
 
 _CHUNK_BYTES = 1 << 20
 
@@ -24,20 +22,11 @@ def object_path(root: str, sha256: str) -> str:
 
 def verify(path: str, sha256: str, size_bytes: int | None = None) -> None:
     """Check that `path` is a plain file of this size and digest. Raises Refused, FileNotFoundError, OSError."""
+    descriptor = open_plain(path)
     try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
-    except FileNotFoundError:
-        raise
-    except OSError as error:
-        if os.path.islink(path):
-            raise Refused("it is a symbolic link") from error
-        raise
-    try:
-        status = os.fstat(descriptor)
-        if not stat.S_ISREG(status.st_mode):
-            raise Refused("it is no plain file")
-        if size_bytes is not None and status.st_size != size_bytes:
-            raise Refused(f"it has {status.st_size} bytes instead of {size_bytes}")
+        found_bytes = os.fstat(descriptor).st_size
+        if size_bytes is not None and found_bytes != size_bytes:
+            raise Refused(f"it has {found_bytes} bytes instead of {size_bytes}")
         digest = hashlib.sha256()
         for chunk in iter(lambda: os.read(descriptor, _CHUNK_BYTES), b""):
             digest.update(chunk)

@@ -14,6 +14,7 @@ from .limits import MAX_MANIFEST_BYTES
 from .links import AGENT, NUMBER, STAGING, leavings, linked, numbers, release_folder, releases_folder
 from .manifests import MANIFEST_FILE, SIGNATURE_FILE, file_of, read_manifest
 from .objects import object_path, sync_file, verify
+from .plain_files import remove_all
 from .sshsig import MalformedSignature, fingerprint, opened
 
 _MAX_SIGNATURE_BYTES = 8 << 10
@@ -101,10 +102,8 @@ def clear_leavings(root: str) -> None:
         name = os.path.basename(path)
         if NUMBER.match(name):
             remove_release(root, int(name))
-        elif os.path.isdir(path) and not os.path.islink(path):
-            shutil.rmtree(path, ignore_errors=True)
         else:
-            os.unlink(path)
+            remove_all(path)
 
 
 def remove_release(root: str, number: int) -> None:

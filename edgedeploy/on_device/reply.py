@@ -59,13 +59,6 @@ def find_frame(output: bytes, token: str, max_bytes: int) -> bytes:
     return content
 
 
-def write_all(descriptor: int, data: bytes) -> None:
-    """Write all of `data`. Raises OSError."""
-    view = memoryview(data)
-    while view:
-        view = view[os.write(descriptor, view) :]
-
-
 def _inflate(text: bytes, max_bytes: int) -> bytes:
     inflater = zlib.decompressobj()
     try:

@@ -17,6 +17,7 @@ from .documents import sync_folder
 from .failures import Refused
 from .lock import Locked, board_lock
 from .objects import object_path, space, verify
+from .plain_files import remove
 
 if TYPE_CHECKING:
     from typing import BinaryIO
@@ -52,7 +53,7 @@ def unpack_runtime(operation: dict[str, Any], root: str) -> dict[str, Any]:
                 shutil.rmtree(final, ignore_errors=True)
                 raise Refused("nothing in it can be imported here: " + "; ".join(sorted(failed.values())))
             _use(folder, sha256, operation["python"])
-            _forget(object_path(root, sha256))
+            remove(object_path(root, sha256))
         finally:
             shutil.rmtree(workspace, ignore_errors=True)
     return dict(space(root), op="unpack_runtime", runtimes=found, failed=failed)
@@ -174,8 +175,3 @@ def _remove_left(root: str) -> None:
     # Only who holds the lock has such a folder: those that lie here are of agents that were killed.
     for left in glob.glob(os.path.join(glob.escape(root), "tmp", _WORKSPACE + "*")):
         shutil.rmtree(left, ignore_errors=True)
-
-
-def _forget(path: str) -> None:
-    if os.path.lexists(path):
-        os.unlink(path)

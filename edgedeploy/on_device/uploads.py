@@ -10,6 +10,7 @@ import time
 from typing import Any
 
 from .failures import Refused
+from .plain_files import open_plain, write_all
 
 # Nobody who still sends leaves a file alone for so long: the host gives up a silent link earlier.
 _ABANDONED_S = 120.0
@@ -52,7 +53,7 @@ def gather(root: str, sha256: str, size_bytes: int, uploads: list[tuple[int, str
             if abandoned and place == 0:
                 os.replace(path, kept)
                 continue
-            append(path, have - place, place + length - have, kept, have)
+            _append(path, have - place, place + length - have, kept, have)
         if abandoned:
             os.unlink(path)
     return _marks(kept, size_bytes) if _size(kept) else []
@@ -74,30 +75,20 @@ def assemble(root: str, entry: dict[str, Any]) -> str:
         raise Refused("what was kept of it is gone")
     rest = entry["size_bytes"] - kept
     if temporary is None:
-        append(os.devnull, 0, 0, path, kept)
+        os.truncate(path, kept)
     else:
-        append(temporary, skip or 0, rest, path, kept)
+        _append(temporary, skip or 0, rest, path, kept)
     return path
 
 
-def append(source: str, start: int, length: int, destination: str, end: int) -> None:
+def _append(source: str, start: int, length: int, destination: str, end: int) -> None:
     """Make `destination` its own first `end` bytes and `length` bytes of the plain file `source` from `start` on.
 
     Raises Refused where `source` is no plain file, FileNotFoundError, OSError.
     """
-    flags = os.O_NOFOLLOW | os.O_NONBLOCK
+    reader = open_plain(source)
     try:
-        reader = os.open(source, os.O_RDONLY | flags)
-    except FileNotFoundError:
-        raise
-    except OSError as error:
-        if os.path.islink(source):
-            raise Refused("it is a symbolic link") from error
-        raise
-    try:
-        if length and not stat.S_ISREG(os.fstat(reader).st_mode):
-            raise Refused("it is no plain file")
-        writer = os.open(destination, os.O_WRONLY | os.O_CREAT | flags, 0o600)
+        writer = os.open(destination, os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK, 0o600)
         try:
             os.ftruncate(writer, end)
             os.lseek(writer, end, os.SEEK_SET)
@@ -107,19 +98,11 @@ def append(source: str, start: int, length: int, destination: str, end: int) -> 
                 if not chunk:
                     break
                 length -= len(chunk)
-                view = memoryview(chunk)
-                while view:
-                    view = view[os.write(writer, view) :]
+                write_all(writer, chunk)
         finally:
             os.close(writer)
     finally:
         os.close(reader)
-
-
-def remove(path: str) -> None:
-    """Remove a file, or nothing where there is none or a folder: nobody of ours makes folders there. Raises OSError."""
-    if os.path.lexists(path) and (os.path.islink(path) or not os.path.isdir(path)):
-        os.unlink(path)
 
 
 def _size(path: str) -> int:
