@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from .checks import MalformedDocument, flag, integer, one_of, optional, record
 from .children import Children
-from .documents import read_json, sync_folder, write_json
+from .documents import read_json, sync, write_json
 from .failures import Refused
 from .limits import MAX_NUMBER
 from .links import CURRENT, PREVIOUS, journal_path, linked, numbers, releases_folder
@@ -259,7 +259,7 @@ def _revert(root: str, journal: dict[str, Any], output: str) -> str:
 
 def _forget(root: str) -> None:
     os.unlink(journal_path(root))
-    sync_folder(releases_folder(root))
+    sync(releases_folder(root))
 
 
 def _result(op: str, outcome: str, number: int, before: int | None) -> dict[str, Any]:

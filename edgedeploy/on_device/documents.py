@@ -1,4 +1,4 @@
-"""Read and write JSON documents so that nobody ever sees half of one."""
+"""Read and write small files so that nobody ever sees half of one."""
 
 from __future__ import annotations
 
@@ -22,23 +22,28 @@ def read_json(path: str, max_bytes: int = MAX_JOB_BYTES) -> Any:
 
 
 def write_json(path: str, document: Any) -> None:
-    """Write the document under another name, sync it and rename it; leaves nothing behind on failure."""
+    """Write the document as `write_text` does. Raises OSError, ValueError for a number that JSON cannot say."""
+    write_text(path, json.dumps(document, allow_nan=False, default=list))
+
+
+def write_text(path: str, text: str) -> None:
+    """Write the text under another name, sync it and rename it; leaves nothing behind on failure. Raises OSError."""
     temporary = f"{path}.{os.getpid()}.part"
     try:
         with open(temporary, "w", encoding="utf-8") as file:
-            file.write(json.dumps(document, allow_nan=False, default=list))
+            file.write(text)
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
-        sync_folder(os.path.dirname(path) or ".")
+        sync(os.path.dirname(path) or ".")
     finally:
         if os.path.lexists(temporary):
             os.unlink(temporary)
 
 
-def sync_folder(folder: str) -> None:
-    """Make renames inside `folder` survive a loss of power."""
-    descriptor = os.open(folder, os.O_RDONLY)
+def sync(path: str) -> None:
+    """Make the content of a file, or renames inside a folder, survive a loss of power. Raises OSError."""
+    descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
     finally:

@@ -6,7 +6,7 @@ import hashlib
 import os
 from typing import Any
 
-from .documents import sync_folder
+from .documents import sync
 from .failures import Refused
 from .lock import Locked, board_lock
 from .plain_files import open_plain, remove
@@ -93,7 +93,7 @@ def admit(operation: dict[str, Any], root: str) -> dict[str, Any]:
         for entry in operation["objects"]:
             if "temporary" in entry:
                 remove(os.path.join(root, entry["temporary"]))
-        sync_folder(folder)
+        sync(folder)
     return {"op": "admit", "admitted": admitted, "refused": refused}
 
 
@@ -114,7 +114,7 @@ def _admit(root: str, entry: dict[str, Any]) -> None:
             return
         remove(kept_path(root, sha256))
         raise Refused(f"{name}: {error}") from error
-    sync_file(path)
+    sync(path)
     os.chmod(path, 0o444)
     os.replace(path, object_path(root, sha256))
     remove(kept_path(root, sha256))
@@ -140,12 +140,3 @@ def _state(root: str, sha256: str, size_bytes: int) -> str:
     except Refused:
         return "corrupt"
     return "present"
-
-
-def sync_file(path: str) -> None:
-    """Make the content of a file survive a loss of power."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

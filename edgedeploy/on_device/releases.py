@@ -8,12 +8,12 @@ import stat
 from typing import Any
 
 from .checks import MalformedDocument
-from .documents import sync_folder
+from .documents import sync, write_text
 from .failures import Refused
 from .limits import MAX_MANIFEST_BYTES
 from .links import AGENT, NUMBER, STAGING, leavings, linked, numbers, release_folder, releases_folder
 from .manifests import MANIFEST_FILE, SIGNATURE_FILE, file_of, read_manifest
-from .objects import object_path, sync_file, verify
+from .objects import object_path, verify
 from .plain_files import remove_all
 from .sshsig import MalformedSignature, fingerprint, opened
 
@@ -28,7 +28,7 @@ def point(root: str, link: str, number: int | None) -> None:
             os.unlink(path)
     else:
         _relink(root, link, f"releases/{number}")
-    sync_folder(root)
+    sync(root)
 
 
 def point_agent(root: str) -> None:
@@ -52,13 +52,7 @@ def highest(root: str) -> int:
 
 def raise_highest(root: str, number: int) -> None:
     """Keep for good that a number was used. Raises OSError."""
-    path = releases_folder(root, "highest")
-    with open(path + ".part", "w", encoding="ascii") as file:
-        file.write(f"{number}\n")
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(path + ".part", path)
-    sync_folder(releases_folder(root))
+    write_text(releases_folder(root, "highest"), f"{number}\n")
 
 
 def stage(root: str, manifest: dict[str, Any], text: str, signature: str, unpacked: dict[str, str]) -> None:
@@ -79,7 +73,7 @@ def stage(root: str, manifest: dict[str, Any], text: str, signature: str, unpack
                 verify(target, entry["sha256"], entry["size_bytes"])
             except Refused as error:
                 raise Refused(f"{entry['path']}: {error}") from error
-            sync_file(target)
+            sync(target)
         for name, content in ((MANIFEST_FILE, text), (SIGNATURE_FILE, signature)):
             path = os.path.join(folder, name)
             with open(path, "w", encoding="utf-8", newline="\n") as file:
@@ -87,10 +81,10 @@ def stage(root: str, manifest: dict[str, Any], text: str, signature: str, unpack
                 file.flush()
                 os.fsync(file.fileno())
             os.chmod(path, 0o444)
-        sync_folder(folder)
+        sync(folder)
         os.chmod(folder, 0o755)  # noqa: S103 - the application may run as another user
         os.rename(folder, release_folder(root, number))
-        sync_folder(releases_folder(root))
+        sync(releases_folder(root))
     except BaseException:
         shutil.rmtree(folder, ignore_errors=True)
         raise

@@ -13,7 +13,7 @@ import zlib
 from typing import TYPE_CHECKING, Any
 
 from .children import Children
-from .documents import sync_folder
+from .documents import sync, write_text
 from .failures import Refused
 from .lock import Locked, board_lock
 from .objects import object_path, space, verify
@@ -130,7 +130,7 @@ def _place(operation: dict[str, Any], root: str, workspace: str, final: str) -> 
     os.sync()
     shutil.rmtree(final, ignore_errors=True)
     os.rename(unpacked, final)
-    sync_folder(os.path.dirname(final))
+    sync(os.path.dirname(final))
 
 
 def _try(bundle: str, names: list[str], workspace: str) -> tuple[dict[str, str], dict[str, str]]:
@@ -144,13 +144,7 @@ def _try(bundle: str, names: list[str], workspace: str) -> tuple[dict[str, str],
 def _use(folder: str, sha256: str, python: str) -> None:
     pointer = os.path.join(folder, CURRENT)
     before = _pointed(pointer)
-    temporary = f"{pointer}.{os.getpid()}.part"
-    with open(temporary, "w", encoding="utf-8") as file:
-        file.write(f"{sha256}\n{python}\n")
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, pointer)
-    sync_folder(folder)
+    write_text(pointer, f"{sha256}\n{python}\n")
     if before and before != sha256:
         shutil.rmtree(os.path.join(folder, before), ignore_errors=True)
 

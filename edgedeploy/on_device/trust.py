@@ -7,7 +7,7 @@ import os
 from typing import Any
 
 from .checks import MalformedDocument, integer, record, text
-from .documents import sync_folder
+from .documents import sync, write_text
 from .failures import Refused
 from .lock import board_lock
 from .signatures import SIGNER, verify_signature
@@ -103,10 +103,5 @@ def _write(root: str, key: str, profile: str, device: str, serial: int) -> None:
     line = f'{SIGNER} namespaces="{MANIFEST_NAMESPACE},{ROTATION_NAMESPACE}" {key}'
     path = signers_path(root)
     os.makedirs(os.path.dirname(path), mode=0o700, exist_ok=True)
-    with open(path + ".part", "w", encoding="utf-8") as file:
-        file.write(f"# {identity}\n{line}\n")
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(path + ".part", path)
-    sync_folder(os.path.dirname(path))
-    sync_folder(root)
+    write_text(path, f"# {identity}\n{line}\n")
+    sync(root)
