@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import errno
-import glob
 import gzip
 import os
 import shutil
 import tarfile
-import tempfile
 import zlib
 from typing import TYPE_CHECKING, Any
 
@@ -18,13 +16,13 @@ from .failures import Refused
 from .lock import Locked, board_lock
 from .objects import object_path, space, verify
 from .plain_files import remove
+from .workspace import RUNTIME, clear_workspaces, workspace
 
 if TYPE_CHECKING:
     from typing import BinaryIO
 
 CURRENT = "current"
 MAX_ENTRIES = 50_000
-_WORKSPACE = "runtime-"
 _TRIAL_TIMEOUT_S = 300.0
 _CHUNK_BYTES = 1 << 20
 # What a file may take beyond its bytes: the rest of its last block.
@@ -39,23 +37,19 @@ def unpack_runtime(operation: dict[str, Any], root: str) -> dict[str, Any]:
     sha256 = operation["sha256"]
     folder = os.path.join(root, "runtimes")
     final = os.path.join(folder, sha256)
-    with board_lock(root):
+    with board_lock(root), workspace(root, RUNTIME) as temporary:
         os.makedirs(folder, exist_ok=True)
-        workspace = _fresh_workspace(root)
-        try:
-            found, failed = {}, {}  # type: dict[str, str], dict[str, str]
-            if os.path.isfile(os.path.join(final, "bundle.json")):
-                found, failed = _try(final, operation["imports"], workspace)
-            if not found:
-                _place(operation, root, workspace, final)
-                found, failed = _try(final, operation["imports"], workspace)
-            if not found:
-                shutil.rmtree(final, ignore_errors=True)
-                raise Refused("nothing in it can be imported here: " + "; ".join(sorted(failed.values())))
-            _use(folder, sha256, operation["python"])
-            remove(object_path(root, sha256))
-        finally:
-            shutil.rmtree(workspace, ignore_errors=True)
+        found, failed = {}, {}  # type: dict[str, str], dict[str, str]
+        if os.path.isfile(os.path.join(final, "bundle.json")):
+            found, failed = _try(final, operation["imports"], temporary)
+        if not found:
+            _place(operation, root, temporary, final)
+            found, failed = _try(final, operation["imports"], temporary)
+        if not found:
+            shutil.rmtree(final, ignore_errors=True)
+            raise Refused("nothing in it can be imported here: " + "; ".join(sorted(failed.values())))
+        _use(folder, sha256, operation["python"])
+        remove(object_path(root, sha256))
     return dict(space(root), op="unpack_runtime", runtimes=found, failed=failed)
 
 
@@ -63,7 +57,7 @@ def tidy_runtimes(_operation: dict[str, Any], root: str) -> dict[str, Any]:
     """Remove what agents left that were killed while they unpacked, and say what is free then. Raises OSError."""
     try:
         with board_lock(root):
-            _remove_left(root)
+            clear_workspaces(root)
     except Locked:
         pass  # one is unpacking now, or will do this itself
     return dict(space(root), op="tidy_runtimes")
@@ -113,7 +107,7 @@ def _check(member: tarfile.TarInfo, entries: int) -> None:
         raise Refused(f"it holds more than {MAX_ENTRIES} files")
 
 
-def _place(operation: dict[str, Any], root: str, workspace: str, final: str) -> None:
+def _place(operation: dict[str, Any], root: str, temporary: str, final: str) -> None:
     archive = object_path(root, operation["sha256"])
     try:
         verify(archive, operation["sha256"], operation["size_bytes"])
@@ -122,7 +116,7 @@ def _place(operation: dict[str, Any], root: str, workspace: str, final: str) -> 
     needed, free = operation["unpacked_bytes"] + operation["files"] * _BLOCK_BYTES, space(root)["free_bytes"]
     if needed > free:
         raise OSError(errno.ENOSPC, f"the runtime needs {needed >> 20} MiB and {free >> 20} MiB are free", root)
-    unpacked = os.path.join(workspace, "unpacked")
+    unpacked = os.path.join(temporary, "unpacked")
     os.mkdir(unpacked, 0o755)
     with open(archive, "rb") as file:
         unpack(file, unpacked, operation["unpacked_bytes"])
@@ -133,9 +127,9 @@ def _place(operation: dict[str, Any], root: str, workspace: str, final: str) -> 
     sync(os.path.dirname(final))
 
 
-def _try(bundle: str, names: list[str], workspace: str) -> tuple[dict[str, str], dict[str, str]]:
+def _try(bundle: str, names: list[str], temporary: str) -> tuple[dict[str, str], dict[str, str]]:
     """Import each as a worker would; returns versions and, for those that fail, why."""
-    children = Children(workspace, bundle)
+    children = Children(temporary, bundle)
     answers = {name: children.run("version", {"runtime": name}, _TRIAL_TIMEOUT_S) for name in names}
     found = {name: answer["version"] for name, answer in answers.items() if answer["outcome"] == "ok"}
     return found, {name: answers[name]["detail"] for name in names if name not in found}
@@ -156,16 +150,3 @@ def _pointed(pointer: str) -> str:
     except OSError:
         return ""
     return digest if len(digest) == 64 and not set(digest) - set("0123456789abcdef") else ""
-
-
-def _fresh_workspace(root: str) -> str:
-    folder = os.path.join(root, "tmp")
-    os.makedirs(folder, exist_ok=True)
-    _remove_left(root)
-    return tempfile.mkdtemp(prefix=_WORKSPACE, dir=folder)
-
-
-def _remove_left(root: str) -> None:
-    # Only who holds the lock has such a folder: those that lie here are of agents that were killed.
-    for left in glob.glob(os.path.join(glob.escape(root), "tmp", _WORKSPACE + "*")):
-        shutil.rmtree(left, ignore_errors=True)
