@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import time
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from .checks import MalformedDocument, flag, integer, one_of, optional, record
 from .children import Children
@@ -36,9 +36,6 @@ from .signatures import verify_signature
 from .sshsig import MANIFEST_NAMESPACE
 from .trust import read_trust, signers_path
 from .workspace import workspace
-
-if TYPE_CHECKING:
-    from .probation import Proof
 
 _ACTIVATING, _REVERTING, _COMMITTING = "activating", "reverting", "committing"
 _number = optional(integer(1, MAX_NUMBER))
@@ -124,16 +121,6 @@ def recover(root: str, folder: str) -> None:
     write_json(releases_folder(root, "recovered.json"), {"unix": int(time.time()), "what": what[:1000]})
 
 
-def in_flight(root: str) -> list[int]:
-    """Return the numbers of the releases that a journal speaks of."""
-    try:
-        journal = read_json(journal_path(root))
-        _JOURNAL(journal, "the journal")
-    except (OSError, ValueError):
-        return []
-    return [number for number in (journal["target"], journal["before"]) if number is not None]
-
-
 def accepted(root: str, text: str, signature: str, folder: str) -> tuple[dict[str, Any], list[str]]:
     """Return a manifest that may be activated here now, and what is to be said of that. Raises Refused, OSError."""
     manifest = _verified(root, text, signature, folder)
@@ -210,7 +197,12 @@ def _activate(
         detail = f"{error}; {failed}" if failed else str(error)
         return dict(_result(op, "rolled_back", number, before), detail=detail[:2000], notes=notes)
     _commit(root, journal)
-    return dict(_result(op, "active", number, before), notes=[*notes, *proof.notes], **_figures(proof))
+    return dict(
+        _result(op, "active", number, before),
+        notes=[*notes, *proof.notes],
+        p50_ns=proof.p50_ns,
+        before_p50_ns=proof.before_p50_ns,
+    )
 
 
 def _sound(root: str, number: int | None) -> dict[str, Any] | None:
@@ -274,7 +266,3 @@ def _result(op: str, outcome: str, number: int, before: int | None) -> dict[str,
         "p50_ns": None,
         "before_p50_ns": None,
     }
-
-
-def _figures(proof: Proof) -> dict[str, Any]:
-    return {"p50_ns": proof.p50_ns, "before_p50_ns": proof.before_p50_ns}

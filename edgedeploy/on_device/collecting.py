@@ -9,13 +9,14 @@ import time
 from collections import Counter
 from typing import TYPE_CHECKING, Any
 
-from .activating import in_flight
+from .activating import recover
 from .failures import Refused
-from .links import AGENT, CURRENT, PREVIOUS, linked, numbers, release_folder
+from .links import AGENT, numbers
 from .lock import board_lock
 from .manifests import file_of, objects_of
 from .plain_files import remove_all
-from .releases import manifest_of, remove_release
+from .releases import manifest_of
+from .workspace import workspace
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -28,30 +29,26 @@ _RUNNING_AGENT = re.compile(r"([0-9a-f]{64}\.pyz)(/|\Z)")
 
 
 def collect(operation: dict[str, Any], root: str) -> dict[str, Any]:
-    """Remove old objects, releases, caches, agents and uploads. Raises Locked, Refused, OSError.
+    """Remove old objects, caches, agents and uploads. Raises Locked, Refused, OSError.
 
     An object that is younger than `grace_s`, by when it came or when a push last asked for it, stays: a push asks
     for objects, sends what is lacking and has them admitted, each as an operation of its own.
     """
-    with board_lock(root):
-        kept = {linked(root, CURRENT), linked(root, PREVIOUS), *in_flight(root)} - {None}
+    with board_lock(root), workspace(root) as folder:
+        recover(root, folder)  # so that no release lies here but the active one and the one before
         needed: set[str] = set()
         models: set[str] = set()
-        for number in kept:
+        for number in numbers(root):
             try:
-                manifest = manifest_of(root, int(str(number)))
+                manifest = manifest_of(root, number)
             except Refused as error:
                 raise Refused(f"nothing is removed, for what release {number} needs is not known: {error}") from error
             needed.update(objects_of(manifest))
             models.add(file_of(manifest, "model")["sha256"])
         doomed = list(_garbage(root, needed, models, operation["grace_s"]))
-        doomed += [("release", release_folder(root, number)) for number in numbers(root) if number not in kept]
         freed_bytes = _freed_bytes([path for _, path in doomed])
-        for kind, path in doomed if not operation["dry_run"] else ():
-            if kind == "release":
-                remove_release(root, int(os.path.basename(path)))
-            else:
-                remove_all(path)
+        for _, path in doomed if not operation["dry_run"] else ():
+            remove_all(path)
     names = [f"{kind} {os.path.basename(path)}"[:200] for kind, path in doomed]
     return {"op": "collect", "removed": names[:1000], "removed_count": len(names), "freed_bytes": freed_bytes}
 
