@@ -86,7 +86,7 @@ def tell(root: str, hooks: dict[str, Any], manifest: dict[str, Any] | None, outp
                 return
             if time.monotonic() + _HEALTH_PAUSE_S > deadline:
                 raise Failed(f"the application was not healthy within {hooks['health_timeout_s']:g} s: {why}")
-            time.sleep(_HEALTH_PAUSE_S)
+            time.sleep(_HEALTH_PAUSE_S)  # an application loads for a while, and asking costs it
 
 
 def _try(step: Callable[[], None], attempts: int, pause_s: float) -> None:
@@ -96,7 +96,7 @@ def _try(step: Callable[[], None], attempts: int, pause_s: float) -> None:
         except Failed as error:  # noqa: PERF203 - a few times in a minute
             if attempt == attempts:
                 raise Failed(f"{error} (attempt {attempt} of {attempts})") from error
-            time.sleep(pause_s)
+            time.sleep(pause_s)  # what else held the board up is to pass: the user says for how long to wait
         else:
             return
 
