@@ -16,6 +16,7 @@ from edgedeploy.cli.account import print_account
 from edgedeploy.cli.bars import Bars, Lines
 from edgedeploy.cli.console import out, print_json
 from edgedeploy.cli.layers import print_layers
+from edgedeploy.cli.visits import print_errors, visit_record
 from edgedeploy.cli.words import (
     accuracy,
     bytes_text,
@@ -119,12 +120,12 @@ def pushed(visits: Sequence[Visited[Visit]], *, dry_run: bool, as_json: bool) ->
                 f"{len(result.present)} already there.",
                 soft_wrap=True,
             )
-    return _print_errors(visits)
+    return print_errors(visits)
 
 
 def _push_record(visited: Visited[Visit]) -> dict[str, Any]:
     visit = visited.value
-    record: dict[str, Any] = {"device": visited.device, "error": str(visited.error) if visited.error else None}
+    record = visit_record(visited)
     if visit is not None:
         record |= {"variants": visit.variants, "left_out": dict(visit.left_out), **asdict(visit.push)}
     return record
@@ -137,7 +138,7 @@ def profiled(visits: Sequence[Visited[Visit]], *, as_json: bool) -> int:
         for visited in visits:
             for name, why in visited.value.left_out if visited.value else ():
                 print(f"edgedeploy: {visited.device}: left out {name}: {why}", file=sys.stderr)
-        return _print_errors(visits)
+        return print_errors(visits)
     for visited in visits:
         if visited.value is not None:
             measured, all_reports = visited.value.measured, visited.value.reports
@@ -146,7 +147,7 @@ def profiled(visits: Sequence[Visited[Visit]], *, as_json: bool) -> int:
             out.print(_report_table(title, all_reports))
             _print_reasons(all_reports)
             _print_left_out(visited.value)
-    return _print_errors(visits)
+    return print_errors(visits)
 
 
 def selected(choices: Sequence[Choice], *, as_json: bool) -> None:
@@ -215,7 +216,7 @@ def ran(run: Run, *, as_json: bool) -> None:
             _print_left_out(visit)
     for choice in run.choices:
         print_choice(choice)
-    _print_errors(run.visits)
+    print_errors(run.visits)
     out.print(f"Report: {run.report}", soft_wrap=True)
 
 
@@ -243,7 +244,7 @@ def listed(fleet: Fleet, probed: Sequence[Visited[BoardFacts]], *, as_json: bool
         kind = fleet.profile(device).title
         table.add_row(device.name, device.profile, kind, device.address, last)
     out.print(table)
-    return _print_errors(probed)
+    return print_errors(probed)
 
 
 def shown(all_known: Shown, errors: LayerErrors | None = None, *, as_json: bool) -> None:
@@ -381,10 +382,3 @@ def _print_left_out(visit: Visit) -> None:
         by_reason.setdefault(why, []).append(name)
     for why, names in by_reason.items():
         out.print(f"  [yellow]left out: {escape(why)}[/] ({', '.join(names)})", soft_wrap=True)
-
-
-def _print_errors(visits: Sequence[Visited[Any]]) -> int:
-    for visited in visits:
-        if visited.error is not None:
-            print(f"edgedeploy: {visited.error}", file=sys.stderr)
-    return worst_exit_code(visits)

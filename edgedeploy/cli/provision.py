@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -47,6 +46,7 @@ def provision(
 def print_provisioned(visits: Sequence[Visited[Provisioned]], *, as_json: bool) -> int:
     """What each board has, what came and what cannot be had; returns the exit code."""
     from edgedeploy.cli.console import out, print_json
+    from edgedeploy.cli.visits import print_errors
     from edgedeploy.lab import worst_exit_code
 
     if as_json:
@@ -58,15 +58,13 @@ def print_provisioned(visits: Sequence[Visited[Provisioned]], *, as_json: bool) 
     for value in done:
         for line in _remarks(value):
             out.print(f"{escape(value.device)}: {escape(line)}", soft_wrap=True)
-    for visited in visits:
-        if visited.error is not None:
-            print(f"edgedeploy: {visited.error}", file=sys.stderr)
-    return worst_exit_code(visits)
+    return print_errors(visits)
 
 
 def _record(visited: Visited[Provisioned]) -> dict[str, object]:
-    record: dict[str, object] = {"device": visited.device, "error": str(visited.error) if visited.error else None}
-    return record | (asdict(visited.value) if visited.value is not None else {})
+    from edgedeploy.cli.visits import visit_record
+
+    return visit_record(visited) | (asdict(visited.value) if visited.value is not None else {})
 
 
 def _table(done: Sequence[Provisioned]) -> Table:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
@@ -10,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from rich.markup import escape
 
 from edgedeploy.cli.console import out, print_json
+from edgedeploy.cli.visits import print_errors, visit_record
 from edgedeploy.cli.words import bytes_text, milliseconds
 from edgedeploy.errors import ExitCode
 from edgedeploy.lab import worst_exit_code
@@ -40,7 +40,7 @@ def print_activated(visits: Sequence[Visited[Activated]], *, as_json: bool) -> i
         _line(f"{done.device}: release {done.number}, {done.variant}, is active{took}{beside}{was}.")
         for note in done.notes:
             _line(f"  {note}")
-    return _errors(visits)
+    return print_errors(visits)
 
 
 def print_status(
@@ -75,7 +75,7 @@ def print_status(
                 )
         if seen.recovered:
             _line(f"  last set right after a crash: {seen.recovered}")
-    code = _errors(visits)
+    code = print_errors(visits)
     strayed = any(release.drift for seen in stored.values() if seen for release in (seen.current,) if release)
     return code or (ExitCode.NOTHING_QUALIFIES if strayed else ExitCode.DONE)
 
@@ -91,7 +91,7 @@ def print_collected(visits: Sequence[Visited[Collected]], *, as_json: bool) -> i
             _line(f"{done.device}: {will} {done.count}, {freed} {bytes_text(done.freed_bytes)}.")
             for name in done.removed:
                 _line(f"  {name}")
-    return _errors(visits)
+    return print_errors(visits)
 
 
 def print_enrolled(visits: Sequence[Visited[Enrolled]], *, as_json: bool) -> int:
@@ -101,7 +101,7 @@ def print_enrolled(visits: Sequence[Visited[Enrolled]], *, as_json: bool) -> int
     for visited in visits:
         if (done := visited.value) is not None:
             _line(f"{done.device}: takes releases of the key {done.key} ({done.fingerprint}) alone.")
-    return _errors(visits)
+    return print_errors(visits)
 
 
 def print_keys(keys: Sequence[SigningKey], *, as_json: bool) -> None:
@@ -142,19 +142,8 @@ def _line(text: str) -> None:
 def _records(visits: Sequence[Visited[Any]]) -> int:
     print_json(
         [
-            {
-                "device": visited.device,
-                "error": str(visited.error) if visited.error else None,
-                "result": asdict(visited.value) if visited.value is not None else None,
-            }
+            visit_record(visited) | {"result": asdict(visited.value) if visited.value is not None else None}
             for visited in visits
         ]
     )
-    return worst_exit_code(visits)
-
-
-def _errors(visits: Sequence[Visited[Any]]) -> int:
-    for visited in visits:
-        if visited.error is not None:
-            print(f"edgedeploy: {visited.error}", file=sys.stderr)
     return worst_exit_code(visits)

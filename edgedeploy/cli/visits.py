@@ -1,0 +1,22 @@
+"""Tells what came of visits to boards in the one way that every verb does."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+from edgedeploy.lab import Visited, worst_exit_code
+
+
+def visit_record(visited: Visited[Any]) -> dict[str, Any]:
+    """What JSON says of a visit whatever came of it."""
+    return {"device": visited.device, "error": str(visited.error) if visited.error else None}
+
+
+def print_errors(visits: Sequence[Visited[Any]]) -> int:
+    """Why visits failed, a sentence each on stderr; returns the exit code of all of them."""
+    for visited in visits:
+        if visited.error is not None:
+            print(f"edgedeploy: {visited.error}", file=sys.stderr)
+    return worst_exit_code(visits)
