@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager
+
 from edgedeploy import deploy
-from edgedeploy.board import open_board
+from edgedeploy.board import Board, open_board
 from edgedeploy.deploy import Activated, Collected, Enrolled, SigningKey, Wanted
 from edgedeploy.errors import BoardError, PlanError
 from edgedeploy.profiling import child_timeout_s, output_tolerance, switched_on
@@ -16,7 +18,6 @@ def wanted(
     project: Project, device: Device, variant: Variant, settings: DeploySettings, accelerator: str, *, rehearsal: bool
 ) -> Wanted:
     """What is to become active on a device. Raises BoardError for a variant that does not fit it, PlanError."""
-    check_deployable(device)
     kind = project.profile(device)
     if why := kind.why_not(variant.target) or kind.unfit(variant.target, accelerator):
         raise BoardError(f"{device.name}: {variant.name} does not fit this board: {why}.")
@@ -68,23 +69,21 @@ def release(
 ) -> Activated:
     """Make it the board's active release. Raises BoardError where it was rolled back, and the errors of a visit."""
     known = project.store.releases(device.name)
-    with open_board(device, project.profile(device), project.folder) as board:
+    with _opened(project, device) as board:
         done = deploy.activate(board, device, what, key, known=known, afresh=afresh, progress=progress)
     return _kept(project, done)
 
 
 def roll_back(project: Project, device: Device) -> Activated:
     """Make the release before the active one again. Raises BoardError where that failed, and the errors of a visit."""
-    check_deployable(device)
-    with open_board(device, project.profile(device), project.folder) as board:
+    with _opened(project, device) as board:
         done = deploy.back(board, device)
     return _kept(project, done)
 
 
 def status(project: Project, device: Device) -> BoardReleases:
     """What the board has now. Raises the errors of a visit."""
-    check_deployable(device)
-    with open_board(device, project.profile(device), project.folder) as board:
+    with _opened(project, device) as board:
         seen = deploy.look(board, device)
     project.store.save_releases(seen)
     return seen
@@ -92,15 +91,13 @@ def status(project: Project, device: Device) -> BoardReleases:
 
 def collect(project: Project, device: Device, *, dry_run: bool, grace_s: float) -> Collected:
     """Clear away what the board does not need. Raises the errors of a visit."""
-    check_deployable(device)
-    with open_board(device, project.profile(device), project.folder) as board:
+    with _opened(project, device) as board:
         return deploy.collect(board, device, dry_run=dry_run, grace_s=grace_s)
 
 
 def enrol(project: Project, device: Device, key: SigningKey, replaces: str | None) -> Enrolled:
     """Have the board trust a key. Raises BoardError where it trusts another, and the errors of a visit."""
-    check_deployable(device)
-    with open_board(device, project.profile(device), project.folder) as board:
+    with _opened(project, device) as board:
         done = deploy.enrol(board, device, key, replaces)
         project.store.save_releases(deploy.look(board, device))
     return done
@@ -108,11 +105,15 @@ def enrol(project: Project, device: Device, key: SigningKey, replaces: str | Non
 
 def rotate(project: Project, device: Device, old: SigningKey, new: SigningKey) -> Enrolled:
     """Have the board trust `new` in the place of `old`. Raises BoardError, and the errors of a visit."""
-    check_deployable(device)
-    with open_board(device, project.profile(device), project.folder) as board:
+    with _opened(project, device) as board:
         done = deploy.rotate(board, device, old, new)
         project.store.save_releases(deploy.look(board, device))
     return done
+
+
+def _opened(project: Project, device: Device) -> AbstractContextManager[Board]:
+    check_deployable(device)
+    return open_board(device, project.profile(device), project.folder)
 
 
 def _kept(project: Project, done: Activated) -> Activated:
