@@ -151,18 +151,20 @@ def deploy(
     """
     given = None if variant is None else project.variants([variant])[0]
     boards = project.devices(devices)
-    wanted: dict[str, tuple[Wanted, SigningKey]] = {}
     for device in boards:
         releasing.check_deployable(device)
+    choices = {} if given else {choice.device: choice for choice in select(project, devices, accelerator)}
+    variants = {one.id: one for one in project.variants()}
+    wanted: dict[str, tuple[Wanted, SigningKey]] = {}
+    for device in boards:
         chosen, rehearsal = given, False
         if chosen is None:
-            (choice,) = select(project, [device.name], accelerator)
+            choice = choices[device.name]
             if choice.winner_id is None:
                 raise NothingQualifies(
                     f"{device.name}: no variant qualifies; `edgedeploy select --device {device.name}` says why."
                 )
-            chosen = next(one for one in project.variants() if one.id == choice.winner_id)
-            rehearsal = choice.rehearsal
+            chosen, rehearsal = variants[choice.winner_id], choice.rehearsal
         settings = settled(device.deploy, project.plan.deploy)
         on = project.accelerator(device, accelerator)
         what = releasing.wanted(project, device, chosen, settings, on, rehearsal=rehearsal)
