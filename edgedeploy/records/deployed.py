@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,14 +30,10 @@ class DeploySettings:
 
     def over(self, others: DeploySettings) -> DeploySettings:
         """These settings where they say something, else the others'. Commands and units are one thing to say."""
-        mine = {field.name: getattr(self, field.name) for field in fields(self)}
-        if any(mine[name] is not None for name in _TELLING):
-            others = DeploySettings(
-                **{f.name: getattr(others, f.name) for f in fields(others) if f.name not in _TELLING}
-            )
-        return DeploySettings(
-            **{name: getattr(others, name) if value is None else value for name, value in mine.items()}
-        )
+        said = {field.name: value for field in fields(self) if (value := getattr(self, field.name)) is not None}
+        if not said.keys().isdisjoint(_TELLING):
+            said = dict.fromkeys(_TELLING) | said
+        return replace(others, **said)
 
 
 _TELLING = ("reload", "health", "unit", "user_unit")
