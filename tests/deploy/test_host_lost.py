@@ -68,6 +68,17 @@ def kill_after(step: str) -> None:
     setattr(LocalTransport, "put", put)  # noqa: B010
 
 
+def kill_once(mark: Path) -> None:
+    """From now on this very process dies as soon as a file is there."""
+
+    def watch() -> None:
+        while not mark.exists():
+            time.sleep(0.02)
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
 def settled_number(device: Device) -> int | None:
     """The active release once nobody is at work any more."""
     deadline = time.monotonic() + 60
@@ -115,12 +126,7 @@ def test_a_host_that_dies_while_the_board_activates(
     what = wanted(second, tmp_path, reload=("sh", "-c", wait))
 
     def work() -> None:
-        def watch() -> None:
-            while not mark.exists():
-                time.sleep(0.02)
-            os.kill(os.getpid(), signal.SIGKILL)
-
-        threading.Thread(target=watch, daemon=True).start()
+        kill_once(mark)
         activate(anywhere, what, key)
 
     dying(work)
@@ -138,12 +144,7 @@ def test_a_host_that_dies_while_a_bad_release_is_on_probation(
     what = wanted(second, tmp_path, health=("sh", "-c", f'touch "{mark}"; false'), health_timeout_s=1.5)
 
     def work() -> None:
-        def watch() -> None:
-            while not mark.exists():
-                time.sleep(0.02)
-            os.kill(os.getpid(), signal.SIGKILL)
-
-        threading.Thread(target=watch, daemon=True).start()
+        kill_once(mark)
         activate(anywhere, what, key)
 
     dying(work)
