@@ -49,16 +49,11 @@ RELEASE_OPERATIONS: dict[Any, dict[str, Check]] = {
 RELEASE_RESULTS: dict[Any, dict[str, Check]] = {
     "releases": {
         "busy": flag,
-        "trust": optional(
-            record({"key": text, "fingerprint": text, "profile": text, "device": text, "serial": _count})
-        ),
+        "trust": optional(record({"fingerprint": text, "profile": text, "device": text, "serial": _count})),
         "highest": integer(0, MAX_NUMBER),
         "current": optional(_RELEASE),
         "previous": optional(_RELEASE),
         "recovered": text,
-        "clock_unix": _count,
-        "free_bytes": _count,
-        "total_bytes": _count,
     },
     "enrol": {"known": flag, "fingerprint": text},
     "rotate": {"fingerprint": text},

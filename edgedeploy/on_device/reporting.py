@@ -9,7 +9,6 @@ from .documents import read_json
 from .failures import Refused
 from .links import CURRENT, PREVIOUS, releases_folder
 from .lock import Locked, board_lock
-from .objects import space
 from .releases import describe, highest
 from .trust import read_trust
 
@@ -27,7 +26,7 @@ def _state(root: str, busy: bool) -> dict[str, Any]:
     trust = read_trust(root)
     shown = None
     if trust is not None:
-        shown = {name: trust[name] for name in ("key", "fingerprint", "profile", "device", "serial")}
+        shown = {name: trust[name] for name in ("fingerprint", "profile", "device", "serial")}
     return {
         "op": "releases",
         "busy": busy,
@@ -36,8 +35,6 @@ def _state(root: str, busy: bool) -> dict[str, Any]:
         "current": describe(root, CURRENT),
         "previous": describe(root, PREVIOUS),
         "recovered": _recovered(root),
-        "clock_unix": max(0, int(time.time())),
-        **space(root),
     }
 
 

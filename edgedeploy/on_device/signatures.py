@@ -16,8 +16,8 @@ _TIMEOUT_S = 60.0
 _FOLDERS = "/usr/bin:/usr/local/bin:/bin"
 
 
-def verify_signature(message: bytes, signature: str, signers: str, key: bytes, namespace: str, workspace: str) -> str:
-    """Check that `key`, the one in the file `signers`, signed `message` for `namespace`; return what checked it.
+def verify_signature(message: bytes, signature: str, signers: str, key: bytes, namespace: str, workspace: str) -> None:
+    """Check that `key`, the one in the file `signers`, signed `message` for `namespace`.
 
     Raises Refused, with the reason, for anything else; OSError.
     """
@@ -32,16 +32,16 @@ def verify_signature(message: bytes, signature: str, signers: str, key: bytes, n
     tool = _ssh_keygen()
     if tool is not None:
         _by_tool(tool, message, signature, signers, key, namespace, workspace)
-        return "ssh-keygen"
+        return
     data = signed_data(message, namespace)
-    for name, check in (("cryptography", _by_cryptography), ("nacl", _by_nacl)):
+    for check in (_by_cryptography, _by_nacl):
         try:
             good = check(raw_key(key), raw, data)
         except ImportError:
             continue
         if not good:
             raise Refused("its signature is wrong: it was changed after it was signed")
-        return name
+        return
     raise Refused(
         "nothing on this board can check its signature: install openssh-client 8.2 or later, "
         "or python3-cryptography or python3-nacl for the Python that edgedeploy uses"

@@ -27,7 +27,7 @@ def signers_path(root: str) -> str:
 
 
 def read_trust(root: str) -> dict[str, Any] | None:
-    """Return key, fingerprint, profile, device and serial; None before the enrolment. Raises Refused, OSError."""
+    """Return blob, fingerprint, profile, device and serial; None before the enrolment. Raises Refused, OSError."""
     try:
         with open(signers_path(root), encoding="utf-8") as file:
             lines = file.read(_MAX_BYTES).splitlines()
@@ -39,11 +39,10 @@ def read_trust(root: str) -> dict[str, Any] | None:
         first, second = lines
         identity = json.loads(first[1:] if first.startswith("#") else "")
         _IDENTITY(identity, "the identity")
-        key = second.split('" ', 1)[1]
-        blob = public_blob(key)
+        blob = public_blob(second.split('" ', 1)[1])
     except (ValueError, IndexError) as error:
         raise Refused(f"{signers_path(root)} is damaged; remove it and enrol the board again") from error
-    return dict(identity, key=key, blob=blob, fingerprint=fingerprint(blob))
+    return dict(identity, blob=blob, fingerprint=fingerprint(blob))
 
 
 def enrol(operation: dict[str, Any], root: str) -> dict[str, Any]:
@@ -53,17 +52,18 @@ def enrol(operation: dict[str, Any], root: str) -> dict[str, Any]:
     """
     with board_lock(root):
         key = _key(operation["key"])
+        blob = public_blob(key)
         there = read_trust(root)
         serial = 0
         if there is not None:
-            if there["blob"] != public_blob(key) and operation["replaces"] != there["fingerprint"]:
+            if there["blob"] != blob and operation["replaces"] != there["fingerprint"]:
                 raise Refused(
-                    f"this board trusts the key {there['fingerprint']}, not {fingerprint(public_blob(key))}; "
+                    f"this board trusts the key {there['fingerprint']}, not {fingerprint(blob)}; "
                     "rotate the key, or enrol the board with the trusted one named as the one to replace"
                 )
-            serial = there["serial"] + (there["blob"] != public_blob(key))
+            serial = there["serial"] + (there["blob"] != blob)
         _write(root, key, operation["profile"], operation["device"], serial)
-    return {"op": "enrol", "known": there is not None, "fingerprint": fingerprint(public_blob(key))}
+    return {"op": "enrol", "known": there is not None, "fingerprint": fingerprint(blob)}
 
 
 def rotate(operation: dict[str, Any], root: str) -> dict[str, Any]:
