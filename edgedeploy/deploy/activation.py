@@ -10,19 +10,16 @@ from typing import Any
 from edgedeploy.board import Board, PushResult, lying, push
 from edgedeploy.board.push import HASHED_BYTES_PER_S
 from edgedeploy.board.untrusted import one_line
-from edgedeploy.deploy.enrolment import JOB_TIMEOUT_S, check_trust, enrol
+from edgedeploy.deploy.enrolment import check_trust, enrol
 from edgedeploy.deploy.keys import SigningKey
 from edgedeploy.deploy.manifest import Run, longest_s, same_release, write_manifest
-from edgedeploy.deploy.state import active_manifest, read_state
+from edgedeploy.deploy.state import JOB_TIMEOUT_S, active_manifest, ask, read_state
 from edgedeploy.errors import BoardError
 from edgedeploy.on_device.limits import MAX_NUMBER
 from edgedeploy.on_device.manifests import read_manifest
 from edgedeploy.on_device.sshsig import MANIFEST_NAMESPACE
 from edgedeploy.progress import SILENT, Progress
-from edgedeploy.records import BoardReleases, DeploySettings, Device, Variant
-
-# What a push may take from asking for an object to having all of them admitted, on a slow link.
-GRACE_S = 3600.0
+from edgedeploy.records import Artifact, BoardReleases, DeploySettings, Device, Variant
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +72,7 @@ class Collected:
 
 def look(board: Board, device: Device) -> BoardReleases:
     """What the board has, and whether its files are still what was signed. Raises the errors of `Board.run_job`."""
-    return read_state(device, board.result(board.run_job([{"op": "releases"}], timeout_s=JOB_TIMEOUT_S), 0))
+    return read_state(device, ask(board))
 
 
 def activate(
@@ -114,14 +111,14 @@ def activate(
     variant = wanted.variant
     held = lying(board, variant)
     highest = max(state["highest"], known.highest if known else 0)
-    manifest = _write(highest + 1, device, wanted, board, None)
+    manifest = _write(highest + 1, device, wanted, held, None)
     there = active_manifest(state)
     if there is not None and not afresh and same_release(there, read_manifest(manifest)):
         seen = read_state(device, state)
         return Activated(device.name, variant.name, there["number"], True, seen, enrolled=enrolled)
     objects = {artifact.sha256: wanted.files[artifact.sha256] for artifact in (held, variant.contract, variant.probe)}
     pushed = _push(board, device, objects, progress)
-    manifest = _write(highest + 1, device, wanted, board, there)
+    manifest = _write(highest + 1, device, wanted, held, there)  # anew: its time begins after the push
     result, seen = _deploy(board, device, manifest, key, progress)
     if result["outcome"] == "missing":
         # Someone collected garbage between the push and now.
@@ -137,7 +134,7 @@ def back(board: Board, device: Device, number: int | None = None) -> Activated:
 
     It must prove itself like a new one, else the rollback is taken back. Raises as `activate`.
     """
-    state = board.result(board.run_job([{"op": "releases"}], timeout_s=JOB_TIMEOUT_S), 0)
+    state = ask(board)
     before = read_state(device, state).previous
     if before is None:
         raise BoardError(f"{device.name}: there is no release before the active one to go back to.")
@@ -152,7 +149,7 @@ def back(board: Board, device: Device, number: int | None = None) -> Activated:
     return _activated(device, before.variant_name, result, seen, None, None)
 
 
-def collect(board: Board, device: Device, *, dry_run: bool, grace_s: float = GRACE_S) -> Collected:
+def collect(board: Board, device: Device, *, dry_run: bool, grace_s: float) -> Collected:
     """Remove what no release needs and nobody asked for in the last `grace_s`. Raises as `Board.run_job`."""
     operation = {"op": "collect", "dry_run": dry_run, "grace_s": grace_s}
     result = board.result(board.run_job([operation], timeout_s=JOB_TIMEOUT_S), 0)
@@ -160,14 +157,13 @@ def collect(board: Board, device: Device, *, dry_run: bool, grace_s: float = GRA
     return Collected(device.name, names, result["removed_count"], result["freed_bytes"], dry_run)
 
 
-def _write(number: int, device: Device, wanted: Wanted, board: Board, there: dict[str, Any] | None) -> str:
+def _write(number: int, device: Device, wanted: Wanted, held: Artifact, there: dict[str, Any] | None) -> str:
     if number > MAX_NUMBER:
         raise BoardError(f"{device.name}: the board says that it has seen release {number - 1}; look at it by hand.")
     ratio = None
     before_ms = wanted.p50_ms.get(there["variant"]["id"]) if there is not None else None
     if before_ms and wanted.run.p50_ms is not None and wanted.settings.max_slowdown is not None:
         ratio = wanted.settings.max_slowdown * wanted.run.p50_ms / before_ms
-    held = lying(board, wanted.variant)
     return write_manifest(number, device, wanted.variant, held, wanted.run, wanted.settings, ratio)
 
 

@@ -9,11 +9,10 @@ from typing import Any
 
 from edgedeploy.board import Board
 from edgedeploy.deploy.keys import SigningKey
+from edgedeploy.deploy.state import JOB_TIMEOUT_S, ask
 from edgedeploy.errors import BoardError
 from edgedeploy.on_device.sshsig import ROTATION_NAMESPACE
 from edgedeploy.records import Device
-
-JOB_TIMEOUT_S = 300.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +45,7 @@ def enrol(board: Board, device: Device, key: SigningKey, replaces: str | None = 
 
 def rotate(board: Board, device: Device, old: SigningKey, new: SigningKey) -> Enrolled:
     """Have the board trust `new` in the place of `old`, by a statement that `old` signs. Raises BoardError."""
-    state = board.result(board.run_job([{"op": "releases"}], timeout_s=JOB_TIMEOUT_S), 0)
+    state = ask(board)
     check_trust(board, device, old, state["trust"])
     if state["trust"] is None:
         raise BoardError(f"{device.name}: not enrolled yet; run `edgedeploy keys enrol --device {device.name}`.")

@@ -6,12 +6,20 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any
 
+from edgedeploy.board import Board
 from edgedeploy.board.untrusted import one_line
 from edgedeploy.deploy.keys import signer_of
 from edgedeploy.on_device.checks import MalformedDocument
 from edgedeploy.on_device.manifests import MODEL, file_of, read_manifest
 from edgedeploy.on_device.sshsig import MANIFEST_NAMESPACE
 from edgedeploy.records import BoardReleases, Device, Release
+
+JOB_TIMEOUT_S = 300.0
+
+
+def ask(board: Board) -> dict[str, Any]:
+    """The board's `releases` result, alone in its job. Raises the errors of `Board.run_job`."""
+    return board.result(board.run_job([{"op": "releases"}], timeout_s=JOB_TIMEOUT_S), 0)
 
 
 def read_state(device: Device, result: Mapping[str, Any]) -> BoardReleases:
