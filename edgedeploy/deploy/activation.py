@@ -14,7 +14,7 @@ from edgedeploy.deploy.enrolment import check_trust, enrol
 from edgedeploy.deploy.keys import SigningKey
 from edgedeploy.deploy.manifest import Run, longest_s, same_release, write_manifest
 from edgedeploy.deploy.state import JOB_TIMEOUT_S, active_manifest, ask, read_state
-from edgedeploy.errors import BoardError
+from edgedeploy.errors import BoardError, PlanError
 from edgedeploy.on_device.limits import MAX_NUMBER
 from edgedeploy.on_device.manifests import read_manifest
 from edgedeploy.on_device.sshsig import MANIFEST_NAMESPACE
@@ -88,7 +88,8 @@ def activate(
     """Send a variant, sign a release of it and have the board activate and prove it.
 
     `known` is what the board had when it was last seen. A release that does not prove itself is rolled back, which is
-    no error here. Raises BoardError where the board refuses, LeaseError, AgentError, TransportError.
+    no error here. Raises PlanError for settings that no board would take, BoardError where the board refuses,
+    LeaseError, AgentError, TransportError.
     """
     report = board.run_job([{"op": "releases"}], timeout_s=JOB_TIMEOUT_S)
     state = board.result(report, 0)
@@ -164,7 +165,12 @@ def _write(number: int, device: Device, wanted: Wanted, held: Artifact, there: d
     before_ms = wanted.p50_ms.get(there["variant"]["id"]) if there is not None else None
     if before_ms and wanted.run.p50_ms is not None and wanted.settings.max_slowdown is not None:
         ratio = wanted.settings.max_slowdown * wanted.run.p50_ms / before_ms
-    return write_manifest(number, device, wanted.variant, held, wanted.run, wanted.settings, ratio)
+    try:
+        return write_manifest(number, device, wanted.variant, held, wanted.run, wanted.settings, ratio)
+    except ValueError as error:  # of the manifest's checks, or of a number that JSON cannot say
+        raise PlanError(
+            f"{device.name}: what [deploy] says makes no release that a board would take: {error}."
+        ) from error
 
 
 def _push(board: Board, device: Device, objects: Mapping[str, Path], progress: Progress) -> PushResult:

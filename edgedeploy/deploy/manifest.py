@@ -61,7 +61,10 @@ def write_manifest(
     settings: DeploySettings,
     max_ratio: float | None,
 ) -> str:
-    """The text to sign. `lying` is what of the model's file lies on the board: itself, or its container."""
+    """The text to sign. `lying` is what of the model's file lies on the board: itself, or its container.
+
+    Raises ValueError for one that no board would take.
+    """
     now = int(time.time())
     assert settings.valid_days is not None
     assert settings.max_slowdown is not None

@@ -16,7 +16,7 @@ import pytest
 from edgedeploy import deploy
 from edgedeploy.board import Board, open_board
 from edgedeploy.deploy import Activated, SigningKey, Wanted, settled
-from edgedeploy.errors import BoardError
+from edgedeploy.errors import BoardError, PlanError
 from edgedeploy.records import BoardReleases, DeploySettings, Device, DeviceProfile
 from tests.deploy.releasing import Built, run_of
 from tests.servers import SERVER_KINDS, ssh_device
@@ -286,3 +286,12 @@ def test_profile_is_checked_before_anything(local: Device, first: Built, key: Si
     other: DeviceProfile = replace(KIND, arch="aarch64")
     with pytest.raises(BoardError, match="its profile here is for aarch64"), open_board(local, other, Path()):
         pass
+
+
+def test_settings_that_make_no_release_are_told_before_anything_is_sent(
+    running: Device, second: Built, key: SigningKey, tmp_path: Path
+) -> None:
+    for more in ({"max_slowdown": 1e300}, {"reload": ("x" * 4096,) * 64}):
+        with pytest.raises(PlanError, match=r"board: what \[deploy\] says makes no release that a board would take: "):
+            activate(running, wanted(second, tmp_path, run=run_of(1e6), **more), key)
+    assert look(running).highest == 1
