@@ -18,7 +18,7 @@ from .conditions import snapshot
 from .documents import read_json, write_json
 from .facts import board_facts, board_summary
 from .failures import Refused
-from .interpreter import VARIABLE, installed
+from .interpreter import VARIABLE, installed, own_zip
 from .lock import Locked, board_lock
 from .objects import admit, inventory
 from .plain_files import write_all
@@ -226,9 +226,8 @@ _OPERATIONS: dict[str, Callable[[dict[str, Any], str], dict[str, Any]]] = {
 
 def own_digest() -> str:
     """Return the SHA-256 of the zip this code runs from; of its files, sorted, where it runs from a folder."""
-    package = os.path.dirname(os.path.abspath(__file__))
-    zipped = os.path.dirname(package)
-    paths = [zipped] if os.path.isfile(zipped) else sorted(glob.glob(os.path.join(glob.escape(package), "*.py")))
+    zipped, package = own_zip(), os.path.dirname(os.path.abspath(__file__))
+    paths = [zipped] if zipped else sorted(glob.glob(os.path.join(glob.escape(package), "*.py")))
     digest = hashlib.sha256()
     for path in paths:
         with open(path, "rb") as file:

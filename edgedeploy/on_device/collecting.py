@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from .activating import recover
 from .failures import Refused
+from .interpreter import own_zip
 from .links import AGENT, numbers
 from .lock import board_lock
 from .manifests import file_of, objects_of
@@ -25,7 +26,6 @@ _DIGEST = re.compile(r"[0-9a-f]{64}\Z")
 _AGENT = re.compile(r"[0-9a-f]{64}\.pyz\Z")
 # A job or an agent of another host may have come just now, for it takes no lock to send one.
 _LEAST_UPLOAD_S = 3600.0
-_RUNNING_AGENT = re.compile(r"([0-9a-f]{64}\.pyz)(/|\Z)")
 
 
 def collect(operation: dict[str, Any], root: str) -> dict[str, Any]:
@@ -54,8 +54,7 @@ def collect(operation: dict[str, Any], root: str) -> dict[str, Any]:
 
 
 def _garbage(root: str, needed: set[str], models: set[str], grace_s: float) -> Iterator[tuple[str, str]]:
-    own = _RUNNING_AGENT.search(os.path.abspath(__file__))
-    agents = {own.group(1) if own else "", os.path.basename(os.path.realpath(os.path.join(root, AGENT)))}
+    agents = {os.path.basename(own_zip() or ""), os.path.basename(os.path.realpath(os.path.join(root, AGENT)))}
     now, upload_s = time.time(), max(grace_s, _LEAST_UPLOAD_S)
     for kind, folder, pattern, spared, age_s in (
         ("object", os.path.join("objects", "sha256"), _DIGEST, needed, grace_s),

@@ -1,4 +1,4 @@
-"""Which Python starts our processes on this board, and where it finds what was provisioned."""
+"""What we run from on this board, which Python starts our processes, and where it finds what was provisioned."""
 
 from __future__ import annotations
 
@@ -10,6 +10,12 @@ from importlib.util import find_spec
 
 # Set by the agent for itself alone: what its workers start with, and nothing else that it runs.
 VARIABLE = "EDGEDEPLOY_BUNDLE"
+
+
+def own_zip() -> str | None:
+    """Return the path of the zip that this code runs from; None where it runs from a folder."""
+    path = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+    return path if os.path.isfile(path) else None
 
 
 def bundle_in_use() -> str | None:

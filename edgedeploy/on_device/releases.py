@@ -10,6 +10,7 @@ from typing import Any
 from .checks import MalformedDocument
 from .documents import sync, write_text
 from .failures import Refused
+from .interpreter import own_zip
 from .limits import MAX_MANIFEST_BYTES
 from .links import AGENT, NUMBER, STAGING, leavings, linked, numbers, release_folder, releases_folder
 from .manifests import MANIFEST_FILE, SIGNATURE_FILE, file_of, read_manifest
@@ -33,8 +34,8 @@ def point(root: str, link: str, number: int | None) -> None:
 
 def point_agent(root: str) -> None:
     """Make the link `agent` name the agent that runs here, so that a start-up script finds one that can recover."""
-    zipped = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
-    if os.path.isfile(zipped) and os.path.dirname(zipped) == os.path.join(os.path.abspath(root), "agents"):
+    zipped = own_zip()
+    if zipped and os.path.dirname(zipped) == os.path.join(os.path.abspath(root), "agents"):
         _relink(root, AGENT, os.path.join("agents", os.path.basename(zipped)))
 
 
