@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 from edgedeploy.board import Board, PushResult, lying, push
-from edgedeploy.board.push import HASHED_BYTES_PER_S
 from edgedeploy.board.untrusted import one_line
 from edgedeploy.deploy.enrolment import check_trust, enrol
 from edgedeploy.deploy.keys import SigningKey
@@ -184,9 +183,8 @@ def _deploy(
     document = read_manifest(manifest)
     progress.step(f"activate release {document['number']} on {device.name}")
     operation = {"op": "deploy", "manifest": manifest, "signature": key.sign(manifest, MANIFEST_NAMESPACE)}
-    hashing_s = 5 * sum(entry["size_bytes"] for entry in document["files"]) / HASHED_BYTES_PER_S
     # Not tethered: a link that breaks must not keep the board from finishing, or from going back by itself.
-    report = board.run_job([operation, {"op": "releases"}], timeout_s=longest_s(document) + hashing_s, tethered=False)
+    report = board.run_job([operation, {"op": "releases"}], timeout_s=longest_s(document), tethered=False)
     return board.result(report, 0), read_state(device, board.result(report, 1))
 
 

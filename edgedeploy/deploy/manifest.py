@@ -7,6 +7,7 @@ import time
 from dataclasses import dataclass, replace
 from typing import Any
 
+from edgedeploy.board.push import HASHED_BYTES_PER_S
 from edgedeploy.on_device.manifests import CONTRACT, MANIFEST_SCHEMA, MODEL, PROBE, read_manifest
 from edgedeploy.records import Artifact, DeploySettings, Device, Variant
 
@@ -121,6 +122,8 @@ def longest_s(manifest: dict[str, Any]) -> float:
     """How long a board may be at activating a release, and at taking it back."""
     asked, hooks = manifest["probation"], manifest["hooks"]
     told_s = hooks["reload_timeout_s"] + hooks["health_timeout_s"]
+    # It is hashed when it is staged, right before it is activated, and as what is active and what is before.
+    hashing_s = 5 * sum(entry["size_bytes"] for entry in manifest["files"]) / HASHED_BYTES_PER_S
     # Each attempt may try both releases; the container is rebuilt once.
     attempt_s = told_s + 2 * asked["child_timeout_s"] + asked["pause_s"]
-    return float(120.0 + asked["child_timeout_s"] + asked["attempts"] * attempt_s + 2 * told_s)
+    return float(120.0 + hashing_s + asked["child_timeout_s"] + asked["attempts"] * attempt_s + 2 * told_s)
