@@ -267,10 +267,14 @@ def arguments(kitchen: Kitchen) -> list[str]:
     return [str(kitchen.board.agent), str(kitchen.board.job_path), str(kitchen.board.report_path)]
 
 
-def in_a_namespace(mounts: str, kitchen: Kitchen) -> subprocess.CompletedProcess[bytes]:
-    """Run the agent where the board's root is mounted otherwise; whoever may not make namespaces skips the test."""
+def need_namespaces() -> None:
     if subprocess.run(["unshare", "-rm", "true"], capture_output=True).returncode != 0:
         pytest.skip("this account may not make mount namespaces")
+
+
+def in_a_namespace(mounts: str, kitchen: Kitchen) -> subprocess.CompletedProcess[bytes]:
+    """Run the agent where the board's root is mounted otherwise; whoever may not make namespaces skips the test."""
+    need_namespaces()
     script = f'set -e; {mounts}; exec "$@"'
     argv = ["unshare", "-rm", "sh", "-c", script, "sh", sys.executable, *arguments(kitchen)]
     return subprocess.run(argv, capture_output=True, timeout=60)
@@ -304,8 +308,7 @@ def test_a_small_disk_that_is_really_full(kitchen: Kitchen, third: Built, tmp_pa
     fill += f'dd if=/dev/zero of="{root}/filler" bs=4k 2>/dev/null || true'
     script = f'"$@"; code=$?; rm "{root}/filler"; cp -a "{root}" "{after}"; exit $code'
     argv = [*arguments(kitchen)]
-    if subprocess.run(["unshare", "-rm", "true"], capture_output=True).returncode != 0:
-        pytest.skip("this account may not make mount namespaces")
+    need_namespaces()
     done = subprocess.run(
         ["unshare", "-rm", "sh", "-c", f"set -e; {fill}; set +e; {script}", "sh", sys.executable, *argv],
         capture_output=True,

@@ -14,7 +14,6 @@ import pytest
 from edgedeploy.records import DeploySettings
 from tests.deploy.releasing import Built, Kitchen, plain_environment
 
-FILLING = Path(__file__).with_name("filling.py")
 OLD, NEW = (2, 1), (3, 2)
 DEADLINE = pytest.mark.timeout(60)
 
