@@ -129,7 +129,7 @@ def test_good_documents_pass() -> None:
         ("root", "/opt/../etc", "job.root must be an absolute path"),
         ("operations", [], "job.operations must be a list of 1 to"),
         ("operations/0", 7, r"operations\[0\] must be an object"),
-        ("operations/0/op", "reboot", r"operations\[0\].op must be one of facts, "),
+        ("operations/0/op", "reboot", r"operations\[0\].op must be one of facts, health, inventory, admit, profile, "),
         ("operations/0/op", ["facts"], r"operations\[0\].op must be one of"),
         ("operations/1/objects", {"A" * 64: 1}, r"a key of operations\[1\].objects must be a SHA-256"),
         ("operations/1/objects", {"../../etc/passwd": 1}, "must be a SHA-256"),
