@@ -60,8 +60,12 @@ def new_key(name: str) -> SigningKey:
     from cryptography.hazmat.primitives import serialization
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-    if not _NAME.match(name):
-        raise PlanError(f"a key cannot be called {name!r}: use letters, digits, '.', '_' and '-', at most 64.")
+    # A private key of that name would lie where the public one of another key is written.
+    if not _NAME.match(name) or name.endswith(".pub"):
+        raise PlanError(
+            f"a key cannot be called {name!r}: use letters, digits, '.', '_' and '-', at most 64, and no '.pub' at its "
+            "end."
+        )
     private = Ed25519PrivateKey.generate()
     content = private.private_bytes(
         serialization.Encoding.PEM, serialization.PrivateFormat.OpenSSH, serialization.NoEncryption()

@@ -62,6 +62,7 @@ def test_what_is_no_signature_was_signed_by_nobody(text: str) -> None:
     [
         ("../x", "a key cannot be called '../x'"),
         ("-x", "a key cannot be called '-x'"),
+        ("release.pub", "a key cannot be called 'release.pub'"),
         ("release", "a key of this name is there already"),
     ],
 )
