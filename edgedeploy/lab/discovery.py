@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import re
-import shutil
-import subprocess
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from edgedeploy.errors import PlanError
+from edgedeploy.errors import PlanError, TransportError
 from edgedeploy.records import Device, DeviceProfile
 from edgedeploy.transport import Transport
+from edgedeploy.transport.adb_devices import parse_devices
+from edgedeploy.transport.adb_server import AdbServer, find_adb
 from edgedeploy.transport.address import parse_address
 from edgedeploy.transport.ssh_config import host_aliases
 
-ADB_TIMEOUT_S = 15.0
 ASK_TIMEOUT_S = 30.0
 MAX_TEXT = 200
 PROFILE_TO_CHOOSE = "CHOOSE"
@@ -63,17 +62,6 @@ def discover(
     return found, notes
 
 
-def parse_adb_devices(text: str) -> list[tuple[str, str, dict[str, str]]]:
-    """Serial, state and properties of each line of `adb devices -l`."""
-    devices = []
-    for line in text.splitlines():
-        match = re.fullmatch(r"(\S+)\s+(device|offline|unauthorized|recovery|sideload|no permissions)\b(.*)", line)
-        if match:
-            properties = dict(re.findall(r"(\w+):(\S+)", match[3]))
-            devices.append((match[1][:MAX_TEXT], match[2], properties))
-    return devices
-
-
 def ask(transport: Transport) -> tuple[str, str]:
     """The machine of an open board as its kernel calls it, and its model, "" where it has no device tree.
 
@@ -103,20 +91,26 @@ def _words(text: str) -> set[str]:
 
 
 def _on_adb(profiles: Mapping[str, DeviceProfile], notes: list[str]) -> list[Candidate]:
-    adb = shutil.which("adb")
-    if adb is None:
+    if find_adb() is None:
         notes.append("adb is not installed, so phones were not looked for")
         return []
+    server = AdbServer("adb")
     try:
-        done = subprocess.run([adb, "devices", "-l"], capture_output=True, timeout=ADB_TIMEOUT_S, check=False)
-    except (OSError, subprocess.TimeoutExpired) as error:
-        notes.append(f"`adb devices` gave no answer ({type(error).__name__}), so phones were not looked for")
+        server.acquire()
+        try:
+            code, said = server.call("devices", "-l")
+        finally:
+            server.release()
+    except TransportError as error:
+        notes.append(f"phones were not looked for: {str(error).rstrip('.')}")
         return []
-    if done.returncode:
+    if code:
         notes.append("`adb devices` failed, so phones were not looked for")
     found = []
-    for serial, state, properties in parse_adb_devices(done.stdout.decode("utf-8", "replace")):
-        model = properties.get("model", "").replace("_", " ")
+    for phone in parse_devices(said):
+        serial, state = phone.serial[:MAX_TEXT], phone.state.partition(" (")[0]
+        named_by_adb = dict(each.split(":", 1) for each in phone.about)
+        model = named_by_adb.get("model", "").replace("_", " ")
         phones = {name: profile for name, profile in profiles.items() if "adb" in profile.transports}
         named = next(
             (name for name, profile in phones.items() if _words(model) and _words(model) <= _words(profile.title)), None
@@ -160,4 +154,4 @@ def _renamed(candidate: Candidate, taken: set[str]) -> Candidate:
     name, number = candidate.name, 2
     while name in taken:
         name, number = f"{candidate.name}-{number}", number + 1
-    return Candidate(name, candidate.address, candidate.seen, candidate.profile, candidate.state, candidate.ssh_config)
+    return replace(candidate, name=name)

@@ -22,6 +22,13 @@ CALL_S = 20.0
 MAX_ANSWER_BYTES = 1 << 20
 
 
+def find_adb(environment: Mapping[str, str] = os.environ) -> str | None:
+    """The adb on the PATH, or that of the Android SDK; None where there is neither."""
+    kits = [environment.get(name) for name in ("ANDROID_HOME", "ANDROID_SDK_ROOT")]
+    places = [environment.get("PATH", os.defpath), *(f"{kit}/platform-tools" for kit in kits if kit)]
+    return shutil.which("adb", path=os.pathsep.join(places))
+
+
 class AdbServer:
     """The adb server through which a phone is reached: one at the default port, a private one, or a socket's.
 
@@ -41,12 +48,9 @@ class AdbServer:
 
     @property
     def binary(self) -> str:
-        """The adb on the PATH, or that of the Android SDK. Raises ConnectError where there is none."""
+        """The adb that `find_adb` finds. Raises ConnectError where there is none."""
         if self._binary is None:
-            places = [self.environment.get("PATH", os.defpath)]
-            kits = [self.environment.get(name) for name in ("ANDROID_HOME", "ANDROID_SDK_ROOT")]
-            places += [f"{kit}/platform-tools" for kit in kits if kit]
-            self._binary = shutil.which("adb", path=os.pathsep.join(places))
+            self._binary = find_adb(self.environment)
         if self._binary is None:
             raise ConnectError(
                 self.board,

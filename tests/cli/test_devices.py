@@ -31,6 +31,7 @@ def place(server: LoopbackServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     adb.write_text("#!/bin/sh\necho List of devices attached\n")
     adb.chmod(0o755)
     monkeypatch.setenv("PATH", f"{adb.parent}{os.pathsep}{os.environ['PATH']}")
+    monkeypatch.setenv("ADB_SERVER_SOCKET", "tcp:elsewhere:5037")  # no server is there to be knocked at
     (tmp_path / "config").write_text(client_config(server, UserKnownHostsFile=str(tmp_path / "known")))
     return tmp_path
 

@@ -1,12 +1,14 @@
 from __future__ import annotations
 
+import socket
 from pathlib import Path
 
 import pytest
 
-from edgedeploy.lab.discovery import Candidate, discover, parse_adb_devices, suggest_profile
+from edgedeploy.lab.discovery import Candidate, discover, suggest_profile
 from edgedeploy.plan import load_profiles
 from edgedeploy.records import Device
+from tests.odd_adb import free_port
 
 PROFILES = load_profiles()
 ADB = """\
@@ -28,6 +30,9 @@ def adb(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     program.write_text(f"#!/bin/sh\n/bin/cat '{tmp_path / 'said'}'\n")
     program.chmod(0o755)
     monkeypatch.setenv("PATH", str(program.parent))
+    monkeypatch.setenv("ADB_SERVER_SOCKET", "tcp:elsewhere:5037")  # no server is there to be knocked at
+    for kit in ("ANDROID_HOME", "ANDROID_SDK_ROOT"):
+        monkeypatch.delenv(kit, raising=False)
     return program
 
 
@@ -73,9 +78,17 @@ def test_what_could_not_be_looked_at_is_said(config: Path, adb: Path) -> None:
     assert discover([], PROFILES, config)[1] == ["adb is not installed, so phones were not looked for"]
 
 
-def test_what_adb_says_is_read_line_by_line() -> None:
-    assert [state for _, state, _ in parse_adb_devices(ADB)] == ["device", "unauthorized", "no permissions"]
-    assert parse_adb_devices("") == []
+def test_adb_server_that_was_started_to_look_is_ended(
+    config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    port = free_port()
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    monkeypatch.setenv("ANDROID_ADB_SERVER_PORT", str(port))
+    monkeypatch.delenv("ADB_SERVER_SOCKET", raising=False)
+    assert discover([], PROFILES, config)[1] == []
+    with socket.socket() as probe:
+        assert probe.connect_ex(("127.0.0.1", port)) != 0
 
 
 @pytest.mark.parametrize(
