@@ -16,8 +16,11 @@ from typing import Any
 from edgedeploy.board import Board, open_board
 from edgedeploy.errors import EdgeDeployError, PlanError
 from edgedeploy.lab import run_over
+from edgedeploy.plan import FLEET_FILE, PLAN_FILE
 from edgedeploy.project import STORE_FOLDER, Project
 from edgedeploy.records import Device, DeviceProfile
+from edgedeploy.transport import ssh_config_file
+from edgedeploy.transport.adb_server import find_adb
 from edgedeploy.transport.address import parse_address
 from edgedeploy.transport.ssh_config import resolve
 
@@ -60,7 +63,7 @@ def examine(project: Project, devices: Sequence[str] = (), jobs: int | None = No
 
     A project without a fleet has this machine looked at alone.
     """
-    boards = project.devices(devices) if (project.folder / "fleet.toml").exists() or devices else []
+    boards = project.devices(devices) if (project.folder / FLEET_FILE).exists() or devices else []
     findings = [*_host(project, boards)]
     for visited in run_over(boards, lambda device: list(_device(project, device)), workers=jobs):
         if visited.error is not None:
@@ -85,9 +88,14 @@ def _host(project: Project, boards: Sequence[Device]) -> Iterator[Finding]:
         )
     schemes = {board.address.partition(":")[0] for board in boards}
     if "adb" in schemes:
-        yield _program("adb", "phones are reached by it", "apt install adb, or Android's platform-tools")
+        yield _program("adb", find_adb(), "phones are reached by it", "apt install adb, or Android's platform-tools")
     if "ssh" in schemes:
-        yield _program("ssh-keygen", "host keys are shown and removed with it", "apt install openssh-client")
+        yield _program(
+            "ssh-keygen",
+            shutil.which("ssh-keygen"),
+            "host keys are shown and removed with it",
+            "apt install openssh-client",
+        )
         yield from _keys(project, [board for board in boards if board.address.startswith("ssh:")])
     folder = project.folder / STORE_FOLDER
     free = shutil.disk_usage(folder if folder.exists() else project.folder).free
@@ -102,14 +110,13 @@ def _wanted_extras(project: Project) -> set[str]:
     try:
         targets = [target for recipe in project.plan.recipes for target in recipe.targets]
     except PlanError:
-        if (project.folder / "edgedeploy.toml").exists():
+        if (project.folder / PLAN_FILE).exists():
             raise
         return set()
     return {"compress", *(target.format.value for target in targets)}
 
 
-def _program(name: str, why: str, mend: str) -> Finding:
-    found = shutil.which(name)
+def _program(name: str, found: str | None, why: str, mend: str) -> Finding:
     if found:
         return Finding(HOST, name, Level.OK, found)
     return Finding(HOST, name, Level.FAULT, f"it is not installed; {why}", mend)
@@ -120,8 +127,8 @@ def _keys(project: Project, boards: Sequence[Device]) -> Iterator[Finding]:
     seen: set[Path] = set()
     with_agent = bool(os.environ.get("SSH_AUTH_SOCK"))
     for board in boards:
-        config = None if board.ssh_config is None else project.folder / Path(board.ssh_config).expanduser()
-        hosts = resolve(parse_address(board.address, f"device {board.name!r}"), config)
+        address = parse_address(board.address, f"device {board.name!r}")
+        hosts = resolve(address, ssh_config_file(board, project.folder))
         files = [file for host in hosts for file in host.identity_files]
         there = [file for file in files if file.is_file()]
         if not there and not (with_agent and hosts[-1].use_agent):

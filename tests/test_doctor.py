@@ -99,6 +99,20 @@ def test_programs_and_extras_that_are_missing(tmp_path: Path, monkeypatch: pytes
     assert "onnx" in PLAN
 
 
+def test_adb_of_the_android_sdk_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    adb = tmp_path / "sdk" / "platform-tools" / "adb"
+    adb.parent.mkdir(parents=True)
+    adb.write_text("#!/bin/sh\nexit 1\n")
+    adb.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setenv("ADB_SERVER_SOCKET", "tcp:elsewhere:5037")  # no server is there to be knocked at
+    monkeypatch.delenv("ANDROID_SDK_ROOT", raising=False)
+    fleet = '[[device]]\nname = "p"\nprofile = "pixel-8"\naddress = "adb://38DD"\n'
+    for home, level in ((tmp_path / "sdk", Level.OK), (tmp_path, Level.FAULT)):
+        monkeypatch.setenv("ANDROID_HOME", str(home))
+        assert looked(tmp_path, fleet)[doctor.HOST, "adb"].level is level
+
+
 def test_what_a_board_reports_of_itself_is_judged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     real = Board.run_job
 

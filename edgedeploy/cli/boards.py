@@ -12,6 +12,7 @@ from edgedeploy.cli.console import out, print_json
 from edgedeploy.errors import HostKeyError, OfferedKey
 from edgedeploy.lab.discovery import PROFILE_TO_CHOOSE, Candidate
 from edgedeploy.lab.enrolment import Enrolled
+from edgedeploy.plan import FLEET_FILE
 from edgedeploy.plan.enrolling import device_toml
 from edgedeploy.transport.known_hosts import fingerprint
 
@@ -68,6 +69,6 @@ def print_enrolled(enrolled: Enrolled, project: Path, *, as_json: bool) -> None:
         out.print(f"{key['name']}: {key['fingerprint']} is known from now on ({key['file']}).", soft_wrap=True)
     name = enrolled.table["name"]
     what = enrolled.model or enrolled.machine
-    out.print(f"{project / 'fleet.toml'}: {name} added ({what}, profile {enrolled.table['profile']}).", soft_wrap=True)
+    out.print(f"{project / FLEET_FILE}: {name} added ({what}, profile {enrolled.table['profile']}).", soft_wrap=True)
     there = "" if project.resolve() == Path.cwd() else f" --project {project}"
     out.print(f"Next: edgedeploy doctor --device {name}{there}", soft_wrap=True)

@@ -64,9 +64,10 @@ def discover(
     from edgedeploy.cli.boards import print_candidates
     from edgedeploy.lab.discovery import discover as find
     from edgedeploy.plan import FLEET_FILE, load_fleet, load_profiles
+    from edgedeploy.plan.reading import PROFILES_FOLDER
 
     there = load_fleet(project).devices if (project / FLEET_FILE).exists() else ()
-    found, notes = find(there, load_profiles(project / "device_profiles"), ssh_config)
+    found, notes = find(there, load_profiles(project / PROFILES_FOLDER), ssh_config)
     print_candidates(found, notes, as_json=as_json)
 
 

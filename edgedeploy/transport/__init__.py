@@ -84,11 +84,15 @@ def _open_local(device: Device, address: Address, base: Path) -> Transport:
     return LocalTransport(device.name)
 
 
+def ssh_config_file(device: Device, base: Path) -> Path | None:
+    """The ssh_config that stands alone for a device, relative to `base`; None for the user's own."""
+    return None if device.ssh_config is None else base / Path(device.ssh_config).expanduser()
+
+
 def _open_ssh(device: Device, address: Address, base: Path) -> Transport:
     from edgedeploy.transport.ssh import SshTransport
 
-    config = None if device.ssh_config is None else base / Path(device.ssh_config).expanduser()
-    return SshTransport(device.name, address, config)
+    return SshTransport(device.name, address, ssh_config_file(device, base))
 
 
 def _open_adb(device: Device, address: Address, base: Path) -> Transport:
