@@ -11,14 +11,12 @@ from pathlib import Path
 
 from edgedeploy.board.bundle import agent_bundle
 from edgedeploy.board.facts import BoardFacts, check_facts, parse_probe, probe_command
-from edgedeploy.board.push import MAX_RESERVED_BYTES, RESERVED_SHARE, PushResult
+from edgedeploy.board.push import HASHED_BYTES_PER_S, PushResult, check_space
 from edgedeploy.board.session import COMMAND_TIMEOUT_S, PROBE_TIMEOUT_S, transfer_timeout_s
 from edgedeploy.board.untrusted import plain
 from edgedeploy.errors import BoardError, LeaseError, NoPython, TransferError, TransportError
 from edgedeploy.records import Device, DeviceProfile
 from edgedeploy.transport import Completed, Transport, open_transport
-
-HASHED_BYTES_PER_S = 5e6
 
 _LOCKED, _NO_FOLDER = 75, 74  # sysexits.h: EX_TEMPFAIL, EX_IOERR
 
@@ -100,8 +98,9 @@ class BareBoard:
         missing = [file for file in files if lying.get(file.place) != file.sha256]
         present = tuple(file.sha256 for file in files if file not in missing)
         payload = sum(file.source.stat().st_size for file in missing)
-        if missing:
-            self._check_space(payload)
+        facts = self.facts
+        if missing and facts.free_bytes is not None and facts.total_bytes is not None:
+            check_space(self.name, self.root, payload, facts.free_bytes, facts.total_bytes)
         if missing and not dry_run:
             self._send(missing, payload, progress, hashing_s)
         return PushResult(tuple(file.sha256 for file in missing), present, payload, 0.0)
@@ -137,18 +136,6 @@ class BareBoard:
             raise BoardError(f"{self.name}: the board has no sha256sum, by which files are checked there.")
         lines = [line.split(None, 1) for line in done.stdout.decode("utf-8", "replace").splitlines()]
         return {line[1].lstrip("*"): line[0] for line in lines if len(line) == 2}
-
-    def _check_space(self, payload: int) -> None:
-        free, total = self.facts.free_bytes, self.facts.total_bytes
-        if free is None or total is None:
-            return
-        reserve = max(2 * payload, min(int(RESERVED_SHARE * total), MAX_RESERVED_BYTES))
-        if free - payload < reserve:
-            raise BoardError(
-                f"{self.name}: not enough space: {payload / 2**20:,.1f} MiB are to be sent and "
-                f"{reserve / 2**20:,.1f} MiB must stay free, but only {free / 2**20:,.1f} MiB are free in {self.root}: "
-                "clear it, or set `root =` in fleet.toml."
-            )
 
     def _send(
         self, missing: Sequence[Wanted], payload: int, progress: Callable[[int, int], None] | None, hashing_s: float

@@ -74,20 +74,21 @@ def push(
     }
     payload = sum(missing.values()) - sum(kept.values())
     if missing:
-        _check_space(board, payload, inventory["free_bytes"], inventory["total_bytes"], reserve_bytes)
+        check_space(board.name, board.root, payload, inventory["free_bytes"], inventory["total_bytes"], reserve_bytes)
     if missing and not dry_run:
         _send(board, artifacts, missing, kept, progress, hashing_s)
     return PushResult(tuple(missing), present, payload, time.monotonic() - started, sum(kept.values()))
 
 
-def _check_space(board: Board, payload: int, free: int, total: int, reserve_bytes: int | None) -> None:
+def check_space(board: str, root: str, payload: int, free: int, total: int, reserve_bytes: int | None = None) -> None:
+    """Raise BoardError where too little would stay free after `payload` bytes; all sizes are in bytes."""
     reserve = reserve_bytes
     if reserve is None:
         reserve = max(2 * payload, min(int(RESERVED_SHARE * total), MAX_RESERVED_BYTES))
     if free - payload < reserve:
         raise BoardError(
-            f"{board.name}: not enough space: {_mib(payload)} are to be sent and {_mib(reserve)} must stay free, but "
-            f"only {_mib(free)} of {_mib(total)} are free in {board.root}: clear it, or set `root =` in fleet.toml."
+            f"{board}: not enough space: {_mib(payload)} are to be sent and {_mib(reserve)} must stay free, but "
+            f"only {_mib(free)} of {_mib(total)} are free in {root}: clear it, or set `root =` in fleet.toml."
         )
 
 
@@ -156,7 +157,7 @@ def _admit(board: Board, entries: Sequence[Mapping[str, Any]], timeout_s: float)
         except LeaseError:
             if pause_s is None:
                 raise
-            time.sleep(pause_s)
+            time.sleep(pause_s)  # the board tells nobody when its lock is free: it must be asked again
     raise AssertionError("unreachable")
 
 
