@@ -6,11 +6,11 @@ from collections.abc import Mapping, Sequence
 
 from edgedeploy.board.bare import Wanted, open_bare_board
 from edgedeploy.board.runners import Runner
-from edgedeploy.lab.visit import Measurement, Visit
+from edgedeploy.lab.visit import Measurement, Visit, unmeasured
 from edgedeploy.profiling.native import profile_natively
 from edgedeploy.progress import Progress
 from edgedeploy.project import Project
-from edgedeploy.records import CPU, Device, DeviceProfile, Format, Report, Variant
+from edgedeploy.records import CPU, Device, DeviceProfile, Format, Variant
 
 
 def native_visit(
@@ -31,7 +31,7 @@ def native_visit(
     left_out = {variant.name: why for variant in variants if (why := _unfit(variant, kind, runners, measure))}
     taken = [variant for variant in variants if kind.can_run(variant.target) and variant.name not in left_out]
     latest = project.latest_reports(device, measure.accelerator if measure else CPU)
-    wanted = [variant for variant in taken if measure and _is_due(variant, latest, runners, measure)]
+    wanted = unmeasured(taken, latest, measure, lambda variant: runners[variant.target.format].id) if measure else []
     with open_bare_board(device, kind, project.folder) as board:
         progress.step(f"push to {device.name}")
         pushed = board.push(
@@ -61,15 +61,6 @@ def _unfit(variant: Variant, kind: DeviceProfile, runners: Mapping[Format, Runne
             f"no native runner for {variant.target.format} files on {kind.arch} was added (`edgedeploy runtimes add`)"
         )
     return ""
-
-
-def _is_due(
-    variant: Variant, latest: Mapping[str, Report], runners: Mapping[Format, Runner], measure: Measurement
-) -> bool:
-    report = latest.get(variant.id)
-    if measure.afresh or report is None or report.agent_sha256 != runners[variant.target.format].id:
-        return True
-    return (report.conditions.mode, report.conditions.threads) != (measure.mode.name, measure.threads)
 
 
 def _files(project: Project, variants: Sequence[Variant]) -> list[Wanted]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from edgedeploy.board import PushResult, lying, open_board, push
@@ -120,16 +120,25 @@ def _agent_visit(
     return Visit(device.name, names, pushed, reports, measured, tuple(unfit.items()))
 
 
-def unmeasured(variants: Sequence[Variant], latest: Mapping[str, Report], measure: Measurement) -> list[Variant]:
-    """The variants that no report of this very measurement is among `latest` for, all of them where asked afresh."""
+def unmeasured(
+    variants: Sequence[Variant],
+    latest: Mapping[str, Report],
+    measure: Measurement,
+    agent_of: Callable[[Variant], str] = lambda _: agent_bundle()[1],
+) -> list[Variant]:
+    """The variants that no report of this very measurement is among `latest` for, all of them where asked afresh.
+
+    `agent_of` tells by what a variant is to be measured, as a digest.
+    """
     if measure.afresh:
         return list(variants)
-    agent = agent_bundle()[1]
-    same = {
-        variant_id
-        for variant_id, report in latest.items()
-        if report.agent_sha256 == agent
-        and (report.conditions.mode, report.conditions.threads) == (measure.mode.name, measure.threads)
-        and report.conditions.accelerator == measure.accelerator
-    }
-    return [variant for variant in variants if variant.id not in same]
+
+    def is_same(variant: Variant, report: Report | None) -> bool:
+        return (
+            report is not None
+            and report.agent_sha256 == agent_of(variant)
+            and (report.conditions.mode, report.conditions.threads) == (measure.mode.name, measure.threads)
+            and report.conditions.accelerator == measure.accelerator
+        )
+
+    return [variant for variant in variants if not is_same(variant, latest.get(variant.id))]
