@@ -10,11 +10,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from edgedeploy.board.bundle import agent_bundle
-from edgedeploy.board.facts import BoardFacts, check_facts, parse_probe, probe_command
+from edgedeploy.board.facts import BoardFacts, check_machine, parse_probe, probe_command
 from edgedeploy.board.push import HASHED_BYTES_PER_S, PushResult, check_space
 from edgedeploy.board.session import COMMAND_TIMEOUT_S, PROBE_TIMEOUT_S, transfer_timeout_s
 from edgedeploy.board.untrusted import plain
-from edgedeploy.errors import BoardError, LeaseError, NoPython, TransferError, TransportError
+from edgedeploy.errors import BoardError, LeaseError, TransferError, TransportError
 from edgedeploy.records import Device, DeviceProfile
 from edgedeploy.transport import Completed, Transport, open_transport
 
@@ -192,8 +192,7 @@ def open_bare_board(device: Device, profile: DeviceProfile, base: Path) -> Itera
         command = probe_command(device.root, "python3", agent_bundle()[1])
         probed = transport.run(command, timeout_s=PROBE_TIMEOUT_S, check=False)
         facts = parse_probe(plain(probed.stdout.decode("utf-8", "replace")))
-        with suppress(NoPython):
-            check_facts(facts, device, profile, "python3")
+        check_machine(facts, device, profile)
         if not facts.root_writable:
             raise BoardError(
                 f"{device.name}: cannot write to {facts.root}; set `root =` in fleet.toml to a folder that is writable "
