@@ -28,8 +28,9 @@ def native_visit(
     Raises TransportError, BoardError or LeaseError. Every report is kept as soon as all are judged.
     """
     kind = project.profile(device)
-    left_out = {variant.name: why for variant in variants if (why := _unfit(variant, kind, runners, measure))}
-    taken = [variant for variant in variants if kind.can_run(variant.target) and variant.name not in left_out]
+    runnable = [variant for variant in variants if kind.can_run(variant.target)]
+    left_out = {variant.name: why for variant in runnable if (why := _unfit(variant, kind, runners, measure))}
+    taken = [variant for variant in runnable if variant.name not in left_out]
     latest = project.latest_reports(device, measure.accelerator if measure else CPU)
     wanted = unmeasured(taken, latest, measure, lambda variant: runners[variant.target.format].id) if measure else []
     with open_bare_board(device, kind, project.folder) as board:
@@ -52,8 +53,6 @@ def native_visit(
 
 def _unfit(variant: Variant, kind: DeviceProfile, runners: Mapping[Format, Runner], measure: Measurement | None) -> str:
     """Why a variant that the profile can run is not for the runners, or ""."""
-    if not kind.can_run(variant.target):
-        return ""
     if measure and measure.accelerator != CPU:
         return f"native runners measure on the CPU alone, not on {measure.accelerator}"
     if variant.target.format not in runners:
