@@ -10,7 +10,9 @@ from dataclasses import dataclass
 Version = tuple[int, ...]
 
 _VERSIONED = re.compile(r"(GLIBC|GLIBCXX)_(\d+(?:\.\d+)+)")
-_MACHINES = {"EM_AARCH64": "aarch64", "EM_ARM": "armv7l", "EM_X86_64": "x86_64"}
+# By EI_CLASS and e_machine of the header: System V ABI, and Linux, include/uapi/linux/elf-em.h.
+MACHINES = {(2, 183): "aarch64", (1, 40): "armv7l", (2, 62): "x86_64", (2, 243): "riscv64"}
+HEAD_BYTES = 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,6 +22,13 @@ class Needs:
     glibc: Version = ()
     glibcxx: Version = ()
     libraries: frozenset[str] = frozenset()
+
+
+def header_machine(head: bytes) -> tuple[int, int]:
+    """EI_CLASS and e_machine of a file that begins so. Raises ValueError where it is no ELF file."""
+    if len(head) < HEAD_BYTES or head[:4] != b"\x7fELF":
+        raise ValueError("it is no ELF file")
+    return head[4], int.from_bytes(head[18:20], "little" if head[5] == 1 else "big")
 
 
 def needs_of(content: bytes, machine: str) -> Needs:
@@ -37,7 +46,7 @@ def needs_of(content: bytes, machine: str) -> Needs:
     libraries: set[str] = set()
     try:
         file = ELFFile(io.BytesIO(content))
-        found = _MACHINES.get(file["e_machine"], str(file["e_machine"]))
+        found = MACHINES.get(header_machine(content), str(file["e_machine"]))
         for section in file.iter_sections():
             if isinstance(section, GNUVerNeedSection):
                 for _, versions in section.iter_versions():

@@ -6,6 +6,7 @@ import json
 import re
 from dataclasses import dataclass
 
+from edgedeploy.board.elf import MACHINES
 from edgedeploy.board.probe_scripts import MARK, PROBE, PYTHON_PROBE
 from edgedeploy.errors import BoardError, NoPython
 from edgedeploy.on_device.facts import parse_isa
@@ -16,8 +17,7 @@ OLDEST_PYTHON = (3, 7)
 _DISK = re.compile(r"\s(\d+)\s+(\d+)\s+(-?\d+)\s+\d+%\s")
 _SAME_MACHINE = {"arm64": "aarch64", "amd64": "x86_64", "x86-64": "x86_64", "armhf": "armv7l"}
 _64_BIT = {"aarch64", "x86_64", "riscv64"}
-# e_machine and EI_CLASS of the ELF header, little-endian: System V ABI, and Linux, include/uapi/linux/elf-em.h.
-_ELF_MACHINES = {(2, 183): "aarch64", (1, 40): "armv7l", (2, 62): "x86_64", (1, 3): "i686", (2, 243): "riscv64"}
+_ELF_MACHINES = {**MACHINES, (1, 3): "i686"}
 _MAX_TEXT = 300
 
 
@@ -192,7 +192,7 @@ def _system(said: dict[str, str], every: dict[str, list[str]]) -> System:
     other = re.fullmatch(r"(3\.\d{1,2}) (/[^\0]{1,4000})", said.get("other_python", ""))
     return System(
         libc=_libc(said),
-        # byte 4 is the class, bytes 18 and 19 the machine
+        # from byte 4 on: that is the class, bytes 18 and 19 are the machine, little-endian
         user_land=_ELF_MACHINES.get((elf[0], elf[14] + 256 * elf[15]), "") if len(elf) == 16 else "",
         memory_bytes=int(memory[1]) * 1024 if memory else None,
         isa=tuple(parse_isa("\n".join(every.get("isa", [])))),

@@ -7,19 +7,19 @@ import json
 import os
 import re
 import shutil
-import struct
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from edgedeploy.board.elf import HEAD_BYTES, MACHINES, header_machine
 from edgedeploy.errors import PlanError, StoreError
 from edgedeploy.records import Format
+from edgedeploy.store import file_digest
 
 # What runs files of a format, by what the name of the binary holds.
 KINDS: Mapping[str, Format] = {"benchmark_model": Format.TFLITE, "onnxruntime_perf_test": Format.ONNX}
 
-_MACHINES = {62: "x86_64", 183: "aarch64", 40: "armv7l", 243: "riscv64"}  # ELF, e_machine
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.+-]{0,127}")
 _CHUNK_BYTES = 1 << 20
 
@@ -70,7 +70,7 @@ class Runners:
                 raise PlanError(f"{file}: another file beside it has that name, or it holds odd characters; rename it.")
             if elf_machine(file) != machine:
                 raise PlanError(f"{file}: built for {elf_machine(file)}, but {path.name} is for {machine}.")
-            files[file.name] = _digest(file)
+            files[file.name] = file_digest(file)[0]
         identity = json.dumps([kind, machine, list(files.items())])
         runner = Runner(hashlib.sha256(identity.encode()).hexdigest(), kind, machine, files)
         try:
@@ -126,7 +126,7 @@ class Runners:
         try:
             for source in sources:
                 shutil.copyfile(source, temporary / source.name)
-                if _digest(temporary / source.name) != runner.files[source.name]:
+                if file_digest(temporary / source.name)[0] != runner.files[source.name]:
                     raise OSError(f"{source} changed while it was copied")
             (temporary / "runner.json").write_text(json.dumps(asdict(runner)), "utf-8")
             temporary.rename(final)
@@ -138,18 +138,11 @@ def elf_machine(path: Path) -> str:
     """What a program or library was built for, as `uname -m` says it. Raises PlanError for a file that is neither."""
     try:
         with path.open("rb") as file:
-            head = file.read(20)
+            kind = header_machine(file.read(HEAD_BYTES))
     except OSError as error:
         raise PlanError(f"{path}: cannot be read: {error.strerror}.") from error
-    if len(head) < 20 or head[:4] != b"\x7fELF":
-        raise PlanError(f"{path}: not a program for Linux or Android (no ELF file).")
-    order = "<" if head[5] == 1 else ">"
-    (machine,) = struct.unpack(f"{order}H", head[18:20])
-    if machine not in _MACHINES or (machine == 183 and head[4] != 2):
-        raise PlanError(f"{path}: built for a machine (ELF {machine}) that no device profile is for.")
-    return _MACHINES[machine]
-
-
-def _digest(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    except ValueError as error:
+        raise PlanError(f"{path}: not a program for Linux or Android (no ELF file).") from error
+    if kind not in MACHINES:
+        raise PlanError(f"{path}: built for a machine (ELF {kind[1]}) that no device profile is for.")
+    return MACHINES[kind]
