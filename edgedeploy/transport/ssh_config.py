@@ -66,8 +66,8 @@ def host_aliases(config_file: Path | None = None) -> tuple[str, ...]:
     """The hosts that the configuration names one by one, without patterns, in its order. Raises PlanError."""
     aliases: dict[str, None] = {}
     for line in _read(config_file).splitlines():
-        keyword, _, value = line.strip().partition(" ")
-        if keyword.lower() == "host":
+        keyword, value = _setting(line)
+        if keyword == "host":
             names = _words(value, config_file or Path("~/.ssh/config"))
             aliases |= dict.fromkeys(name for name in names if not set(name) & set("*?!"))
     return tuple(aliases)
@@ -96,8 +96,7 @@ def _lines(file: Path, folder: Path, depth: int) -> list[str]:
     lines: list[str] = []
     block = "Host *"
     for line in text.splitlines():
-        keyword, _, value = re.sub(r"^\s*(\w+)(?:\s*=\s*|\s+)", r"\1 ", line).partition(" ")
-        keyword = keyword.lower()
+        keyword, value = _setting(line)
         if keyword == "include":
             for pattern in _words(value, file):
                 path = folder / Path(pattern).expanduser()
@@ -110,6 +109,12 @@ def _lines(file: Path, folder: Path, depth: int) -> list[str]:
         # paramiko takes the outer quotes off, also when they belong to two names
         lines.append(f"{keyword} {shlex.join(_words(value, file))}" if keyword in _LISTS else line)
     return lines
+
+
+def _setting(line: str) -> tuple[str, str]:
+    """A line's keyword in lower case and the rest: `Keyword value` or `Keyword=value`."""
+    keyword, _, value = re.sub(r"^\s*(\w+)(?:\s*=\s*|\s+)", r"\1 ", line).partition(" ")
+    return keyword.lower(), value
 
 
 def _words(text: str, file: Path) -> list[str]:

@@ -38,9 +38,9 @@ def adb(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture
 def config(tmp_path: Path) -> Path:
-    (tmp_path / "more").write_text("Host kitchen\n  User pi\n")
+    (tmp_path / "more").write_text("Host=kitchen\n  User pi\n")
     file = tmp_path / "config"
-    file.write_text(f"Include {tmp_path / 'more'}\nHost Desk-Pi 'odd name' *.lab !x\n  Port 2222\nHost *\n  User me\n")
+    file.write_text(f"Include {tmp_path / 'more'}\nHost\tDesk-Pi 'odd name' *.lab !x\n  Port 2222\nHost *\n  User me\n")
     return file
 
 
