@@ -52,7 +52,6 @@ class _Stream:
 class Conversation:
     """What adb said until it ended by itself; `sent` bytes of the input it took."""
 
-    exit_code: int
     stdout: bytes
     stderr: bytes
     sent: int
@@ -64,7 +63,7 @@ def converse(
     *,
     what: str,
     timeout_s: float,
-    deadline: float | None = None,
+    deadline: float,
     chunks: Iterable[bytes] | None = None,
     tethered: bool = False,
     sink: Sink | None = None,
@@ -73,11 +72,12 @@ def converse(
     silence_s: float | None = None,
     tick: Callable[[int], None] | None = None,
 ) -> Conversation:
-    """Run `adb ARGUMENTS`, feeding it `chunks`, and wait for its end, by `deadline` where one of several shares it.
+    """Run `adb ARGUMENTS`, feeding it `chunks`, and wait for its end, which has to come by `deadline` (monotonic).
 
-    `sink` gets standard output instead of keeping it, at most `max_bytes`; `tick` gets the bytes sent so far. With
-    `tethered` its input stays open until it ends. Raises TransportTimeout at the deadline and after `silence_s` in
-    which nothing moved, TransferError for more output than that, OSError of the sink, and whatever `tick` raises.
+    `timeout_s` is what errors say was allowed. `sink` gets standard output instead of keeping it, at most `max_bytes`;
+    `tick` gets the bytes sent so far. With `tethered` its input stays open until it ends. Raises TransportTimeout at
+    the deadline and after `silence_s` in which nothing moved, TransferError for more output than that, OSError of the
+    sink, and whatever `tick` raises.
     """
     fed = tethered or chunks is not None
     try:
@@ -111,8 +111,9 @@ def converse(
     for thread in threads:
         thread.start()
     try:
-        ends = time.monotonic() + timeout_s if deadline is None else deadline
-        _wait(process, server.board, what, ends, timeout_s, silence_s, lambda: sent[0] + outputs[0].read, sent, tick)
+        _wait(
+            process, server.board, what, deadline, timeout_s, silence_s, lambda: sent[0] + outputs[0].read, sent, tick
+        )
         for thread in threads[:2]:
             thread.join(GRACE_S)
     finally:
@@ -132,7 +133,7 @@ def converse(
         raise TransferError(server.board, too_long or f"{what} wrote more than {MAX_STREAM_BYTES >> 20} MiB; given up.")
     if tick is not None:
         tick(sent[0])
-    return Conversation(process.returncode, bytes(outputs[0].content), bytes(outputs[1].content), sent[0])
+    return Conversation(bytes(outputs[0].content), bytes(outputs[1].content), sent[0])
 
 
 def _wait(

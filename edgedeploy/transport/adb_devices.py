@@ -14,7 +14,7 @@ PASSING = frozenset({"offline", "authorizing", "connecting"})
 _QUALIFIERS = ("usb", "product", "model", "device", "transport_id")
 _ASLEEP = frozenset({"bootloader", "recovery", "rescue", "sideload", "host"})
 # A state is one word, but for `no permissions (reason); see [address]`.
-_LINE = re.compile(r"(\S+)\s+(no permissions.*?|\S+)((?:\s+(?:usb|product|model|device|transport_id):\S+)*)\s*")
+_LINE = re.compile(rf"(\S+)\s+(no permissions.*?|\S+)((?:\s+(?:{'|'.join(_QUALIFIERS)}):\S+)*)\s*")
 _NETWORK = re.compile(r"(?:\[[0-9A-Fa-f:.%\w]+\]|[A-Za-z0-9_.-]+):\d{1,5}")
 
 
