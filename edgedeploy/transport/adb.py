@@ -233,7 +233,7 @@ class AdbTransport:
                 answer = self._dial(again=True)
                 again = False
             check_interrupted()
-            time.sleep(POLL_S)
+            time.sleep(POLL_S)  # a stream of changes would be one more process to end, for a wait of seconds
         if network and not found:
             raise ConnectError(
                 self.board,

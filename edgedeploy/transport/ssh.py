@@ -68,7 +68,8 @@ class SshTransport:
                 unknown = isinstance(error.__cause__, socket.gaierror)
                 if attempt == CONNECT_ATTEMPTS or unknown or time.monotonic() - started > QUICK_REFUSAL_S:
                     raise
-                time.sleep(random.uniform(0.5, 1.0) * 0.4 * 2**attempt)  # noqa: S311 - spreads boards, hides nothing
+                # a server that starts, or has too many logins, needs a moment, and other boards not the same one
+                time.sleep(random.uniform(0.5, 1.0) * 0.4 * 2**attempt)  # noqa: S311 - hides nothing
         raise AssertionError("unreachable")
 
     def __exit__(
