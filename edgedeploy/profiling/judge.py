@@ -66,20 +66,29 @@ def misfits(conditions: Conditions, profile: DeviceProfile) -> list[str]:
     return doubts
 
 
+def few_runs(runs: int) -> list[str]:
+    """That so many runs of the repetitions that count do not suffice, where they do not."""
+    return [f"{runs} runs are too few, {MIN_RUNS} are needed"] if runs < MIN_RUNS else []
+
+
+def unsteady(kept: Sequence[Repetition]) -> list[str]:
+    """That the repetitions that count disagree, where they do."""
+    medians = [median(repetition.samples_ns) for repetition in kept]
+    if max(medians) <= MAX_MEDIAN_SPREAD * min(medians):
+        return []
+    # a native runner may tell of a median of no time at all
+    return [f"medians of the repetitions differ by {100 * (max(medians) / max(1, min(medians)) - 1):.0f} %"]
+
+
 def _doubts(conditions: Conditions, kept: Sequence[Repetition]) -> list[str]:
     doubts: list[str] = []
     if conditions.emulated:
         doubts.append("emulated")
-    runs = sum(len(repetition.samples_ns) for repetition in kept)
-    if runs < MIN_RUNS:
-        doubts.append(f"{runs} runs are too few, {MIN_RUNS} are needed")
+    doubts += few_runs(sum(len(repetition.samples_ns) for repetition in kept))
     unsettled = sum(not repetition.warm_up_converged for repetition in kept)
     if unsettled:
         doubts.append(f"warm-up did not converge in {unsettled} of {len(kept)} repetitions")
-    medians = [median(repetition.samples_ns) for repetition in kept]
-    if max(medians) > MAX_MEDIAN_SPREAD * min(medians):
-        spread = 100 * (max(medians) / min(medians) - 1)
-        doubts.append(f"medians of the repetitions differ by {spread:.0f} %")
+    doubts += unsteady(kept)
     # The measurement itself keeps one core (or `threads`) busy; half a core more is somebody else's work.
     loads = [repetition.before.load_1m for repetition in kept if repetition.before.load_1m is not None]
     if loads and median(loads) > conditions.threads + 0.5 and median(loads) > 0.75 * conditions.cpus:

@@ -17,7 +17,7 @@ from statistics import median
 from edgedeploy.board.bare import BareBoard
 from edgedeploy.board.runners import Runner
 from edgedeploy.errors import AgentError, BoardError, TransportTimeout
-from edgedeploy.profiling.judge import MAX_MEDIAN_SPREAD, MIN_RUNS, misfits, void_reason
+from edgedeploy.profiling.judge import few_runs, misfits, unsteady, void_reason
 from edgedeploy.profiling.modes import Mode
 from edgedeploy.profiling.native_conditions import (
     FACTS_SCRIPT,
@@ -27,6 +27,7 @@ from edgedeploy.profiling.native_conditions import (
     parse_snapshot,
 )
 from edgedeploy.profiling.native_output import NativeRun, parse_benchmark_model, parse_perf_test
+from edgedeploy.profiling.session import in_ms
 from edgedeploy.records import (
     CPU,
     Conditions,
@@ -56,14 +57,16 @@ _REFUSED = (
 )
 
 
+_Run = tuple[NativeRun, Repetition]
+
+
 @dataclass(slots=True)
 class _Measured:
     """What came of one variant so far."""
 
     outcome: Outcome = Outcome.OK
     detail: str = ""
-    runs: list[NativeRun] = field(default_factory=list)
-    repetitions: list[Repetition] = field(default_factory=list)
+    runs: list[_Run] = field(default_factory=list)
     memory: NativeRun | None = None
 
 
@@ -115,18 +118,16 @@ def _repeat(board: BareBoard, variant: Variant, runner: Runner, state: _Measured
     run = _call(board, variant, runner, options, state)
     if run is None:
         return
-    state.runs.append(run)
-    state.repetitions.append(
-        Repetition(
-            init_ns=run.init_ns,
-            first_inference_ns=run.first_inference_ns,
-            warm_up_runs=run.warm_up_runs,
-            warm_up_converged=False,
-            samples_ns=run.samples_ns,
-            before=before,
-            after=parse_snapshot(board.ask(SNAPSHOT_SCRIPT)),
-        )
+    repetition = Repetition(
+        init_ns=run.init_ns,
+        first_inference_ns=run.first_inference_ns,
+        warm_up_runs=run.warm_up_runs,
+        warm_up_converged=False,
+        samples_ns=run.samples_ns,
+        before=before,
+        after=parse_snapshot(board.ask(SNAPSHOT_SCRIPT)),
     )
+    state.runs.append((run, repetition))
 
 
 _MEMORY_ONLY = (
@@ -194,7 +195,7 @@ def _failed(code: int, text: str) -> tuple[Outcome, str]:
 
 
 def _judge(
-    state: _Measured, conditions: Conditions, kept: Sequence[Repetition], kind: DeviceProfile, runner: Runner
+    state: _Measured, conditions: Conditions, kept: Sequence[_Run], kind: DeviceProfile, runner: Runner
 ) -> tuple[Verdict, tuple[str, ...]]:
     """What can be believed of a native runner's numbers; at best they are suspect."""
     if state.outcome is not Outcome.OK:
@@ -204,7 +205,7 @@ def _judge(
         few = f"only {len(kept)} of {len(conditions.repetitions)} repetitions count"
         return Verdict.INVALID, tuple(dict.fromkeys([few, *voids]))
     reasons = [f"outputs were not compared with the host's: {runner.kind} makes up its own input"]
-    if not state.runs[0].keeps_samples:
+    if not kept[0][0].keeps_samples:
         reasons.append(f"{runner.kind} keeps no raw samples: p50 and p95 are medians of what it tells of each process")
     reasons.append("whether the warm-up converged is not known")
     if voids:
@@ -212,13 +213,8 @@ def _judge(
     reasons += misfits(conditions, kind)
     if conditions.emulated:
         reasons.append("emulated")
-    runs = sum(run.runs for run in state.runs)
-    if runs < MIN_RUNS:
-        reasons.append(f"{runs} runs are too few, {MIN_RUNS} are needed")
-    medians = [median(repetition.samples_ns) for repetition in kept]
-    if max(medians) > MAX_MEDIAN_SPREAD * min(medians):
-        spread = 100 * (max(medians) / max(1, min(medians)) - 1)
-        reasons.append(f"medians of the repetitions differ by {spread:.0f} %")
+    reasons += few_runs(sum(run.runs for run, _ in kept))
+    reasons += unsteady([repetition for _, repetition in kept])
     return Verdict.SUSPECT, tuple(reasons)
 
 
@@ -244,9 +240,9 @@ def _report(
         machine=board.facts.machine,
         cpus=facts.cpus,
         isa=facts.isa,
-        repetitions=tuple(state.repetitions),
+        repetitions=tuple(repetition for _, repetition in state.runs),
     )
-    kept = [repetition for repetition in conditions.repetitions if void_reason(repetition, kind) is None]
+    kept = [(run, repetition) for run, repetition in state.runs if void_reason(repetition, kind) is None]
     verdict, reasons = _judge(state, conditions, kept, kind, runner)
     measured_at = datetime.now(UTC).isoformat(timespec="milliseconds")
     identity = json.dumps([variant.id, device.name, measured_at, runner.id])
@@ -262,7 +258,7 @@ def _report(
         detail=state.detail,
         verdict=verdict,
         reasons=reasons,
-        metrics=_metrics(state, kept or conditions.repetitions, runner),
+        metrics=_metrics(state, kept or state.runs, runner),
         conditions=conditions,
         max_output_error=None,
         agent_sha256=runner.id,
@@ -270,47 +266,49 @@ def _report(
     )
 
 
-def _metrics(state: _Measured, repetitions: Sequence[Repetition], runner: Runner) -> Metrics:
+def _metrics(state: _Measured, kept: Sequence[_Run], runner: Runner) -> Metrics:
     absent = {"energy": "a native runner reads no sensor"}
-    if state.outcome is not Outcome.OK or not repetitions:
+    if state.outcome is not Outcome.OK or not kept:
         return Metrics(absent={**absent, "latency": f"the outcome is {state.outcome}", "memory": "it did not run"})
     memory = _memory(state)
     if memory is None:
         absent["memory"] = f"{runner.kind} told none"
-    return Metrics(latency=_latency(state, repetitions), memory=memory, absent=absent)
+    return Metrics(latency=_latency(kept), memory=memory, absent=absent)
 
 
-def _latency(state: _Measured, repetitions: Sequence[Repetition]) -> Latency:
+def _latency(kept: Sequence[_Run]) -> Latency:
     """Of the repetitions that count; percentiles where a runner keeps no samples are medians of its own ones."""
-    kept = [run for run, one in zip(state.runs, state.repetitions, strict=True) if one in repetitions]
+    runs, repetitions = [run for run, _ in kept], [repetition for _, repetition in kept]
     samples = sorted(sample for repetition in repetitions for sample in repetition.samples_ns)
     low, high = median_interval([repetition.samples_ns for repetition in repetitions])
-    if kept[0].keeps_samples:
+    p50_ns = percentile(samples, 0.50)
+    assert p50_ns is not None
+    if runs[0].keeps_samples:
         p90, p95, p99 = (percentile(samples, share) for share in (0.90, 0.95, 0.99))
     else:
-        told = [run.p95_ns for run in kept if run.p95_ns is not None and run.runs >= least_runs(0.95)]
+        told = [run.p95_ns for run in runs if run.p95_ns is not None and run.runs >= least_runs(0.95)]
         p90, p95, p99 = None, round(median(told)) if told else None, None
-    runs = sum(run.runs for run in kept)
+    count = sum(run.runs for run in runs)
     return Latency(
         init_ms=repetitions[0].init_ns / 1e6,
         first_inference_ms=repetitions[0].first_inference_ns / 1e6,
-        warm_up_runs=sum(run.warm_up_runs for run in kept),
+        warm_up_runs=sum(run.warm_up_runs for run in runs),
         warm_up_converged=False,
-        runs=runs,
-        mean_ms=sum(run.mean_ns * run.runs for run in kept) / max(1, runs) / 1e6,
-        min_ms=min(run.min_ns for run in kept) / 1e6,
-        max_ms=max(run.max_ns for run in kept) / 1e6,
-        p50_ms=samples[int(len(samples) * 0.5)] / 1e6,
+        runs=count,
+        mean_ms=sum(run.mean_ns * run.runs for run in runs) / max(1, count) / 1e6,
+        min_ms=min(run.min_ns for run in runs) / 1e6,
+        max_ms=max(run.max_ns for run in runs) / 1e6,
+        p50_ms=p50_ns / 1e6,
         p50_low_ms=low / 1e6,
         p50_high_ms=high / 1e6,
-        p90_ms=None if p90 is None else p90 / 1e6,
-        p95_ms=None if p95 is None else p95 / 1e6,
-        p99_ms=None if p99 is None else p99 / 1e6,
+        p90_ms=in_ms(p90),
+        p95_ms=in_ms(p95),
+        p99_ms=in_ms(p99),
     )
 
 
 def _memory(state: _Measured) -> Memory | None:
-    runs = [state.memory] if state.memory else state.runs
+    runs = [state.memory] if state.memory else [run for run, _ in state.runs]
     peaks = [run.peak_rss_bytes for run in runs if run.peak_rss_bytes]
     if not peaks:
         return None

@@ -164,7 +164,7 @@ def _report(
         accelerator_used=raw["accelerator_used"],
         accelerator_share=raw["accelerator_share"],
         placement=raw["placement"],
-        build_ms=_in_ms(raw["build_ns"]),
+        build_ms=in_ms(raw["build_ns"]),
         emulated=device.emulated or bool(facts["emulated"]),
         python=facts["python"],
         kernel=facts["kernel"],
@@ -229,13 +229,14 @@ def _latency(repetitions: Sequence[Repetition]) -> Latency:
         p50_ms=p50_ns / 1e6,
         p50_low_ms=low / 1e6,
         p50_high_ms=high / 1e6,
-        p90_ms=_in_ms(percentile(samples, 0.90)),
-        p95_ms=_in_ms(percentile(samples, 0.95)),
-        p99_ms=_in_ms(percentile(samples, 0.99)),
+        p90_ms=in_ms(percentile(samples, 0.90)),
+        p95_ms=in_ms(percentile(samples, 0.95)),
+        p99_ms=in_ms(percentile(samples, 0.99)),
     )
 
 
-def _in_ms(value_ns: float | None) -> float | None:
+def in_ms(value_ns: float | None) -> float | None:
+    """Milliseconds of nanoseconds; None stays None."""
     return None if value_ns is None else value_ns / 1e6
 
 

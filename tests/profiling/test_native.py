@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import platform
+import re
 import threading
 import time
 from collections.abc import Iterator
@@ -26,6 +27,7 @@ from edgedeploy.records import (
     Outcome,
     Precision,
     Report,
+    Snapshot,
     Target,
     Variant,
     Verdict,
@@ -136,6 +138,21 @@ def test_perf_test_becomes_a_report_with_raw_samples(
     assert "keeps no raw samples" not in "; ".join(report.reasons)
 
 
+def test_runs_of_a_void_repetition_do_not_count(
+    board: BareBoard, device: Device, kind: DeviceProfile, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hot = iter([True, *[False] * 5])
+    monkeypatch.setattr(
+        "edgedeploy.profiling.native.parse_snapshot", lambda _: Snapshot(throttled=0x4 if next(hot) else None)
+    )
+    report = measure(board, device, kind, tmp_path, PERF_TEST.replace("-lt 64", "-lt 30"), ONNX)
+    assert report.verdict is Verdict.SUSPECT
+    assert report.reasons[0].startswith("1 of 3 repetitions void")
+    assert "60 runs are too few, 64 are needed" in report.reasons
+    assert report.metrics.latency is not None
+    assert report.metrics.latency.runs == 60
+
+
 @pytest.mark.fault
 @pytest.mark.parametrize(
     ("script", "outcome", "detail"),
@@ -173,8 +190,6 @@ def test_runner_that_fails_is_a_result(
     [report] = profile_natively(board, device, kind, [variant], runners, mode=SHORT)
     assert (report.outcome, report.verdict) == (Outcome(outcome), Verdict.INVALID)
     assert report.metrics.latency is None
-    import re
-
     assert re.search(detail, report.detail)
 
 
