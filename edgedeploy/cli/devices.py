@@ -74,7 +74,7 @@ def discover(
 @app.command()
 def add(
     name: Annotated[str, typer.Argument(help="What the board shall be called.")],
-    address: Annotated[str, typer.Argument(help="ssh://[user@]host[:port], or local:")],
+    address: Annotated[str, typer.Argument(help="ssh://[user@]host[:port], adb://serial, or local:")],
     project: Folder = Path(),
     profile: Annotated[
         str | None, typer.Option(help="The kind of board; by its own model by default.", show_default=False)

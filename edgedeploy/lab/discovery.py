@@ -73,8 +73,8 @@ def ask(transport: Transport) -> tuple[str, str]:
     return machine, lines[-1] if lines and lines[-1] != machine else ""
 
 
-def suggest_profile(machine: str, model: str, profiles: Mapping[str, DeviceProfile]) -> str | None:
-    """The profile that a board's model names, else the only one that its machine leaves, else None."""
+def suggest_profile(machine: str, model: str, profiles: Mapping[str, DeviceProfile], scheme: str = "ssh") -> str | None:
+    """The profile that a board's model names, else the only one that machine and way to it leave, else None."""
     titled = [
         profile.name
         for profile in sorted(profiles.values(), key=lambda each: -len(each.title))
@@ -82,7 +82,7 @@ def suggest_profile(machine: str, model: str, profiles: Mapping[str, DeviceProfi
     ]
     if titled:
         return titled[0]
-    same = [profile.name for profile in profiles.values() if profile.arch == machine and "ssh" in profile.transports]
+    same = [profile.name for profile in profiles.values() if profile.arch == machine and scheme in profile.transports]
     return same[0] if len(same) == 1 else None
 
 
