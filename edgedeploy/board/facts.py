@@ -15,7 +15,8 @@ from edgedeploy.records import Device, DeviceProfile
 OLDEST_PYTHON = (3, 7)
 
 _DISK = re.compile(r"\s(\d+)\s+(\d+)\s+(-?\d+)\s+\d+%\s")
-_SAME_MACHINE = {"arm64": "aarch64", "amd64": "x86_64", "x86-64": "x86_64", "armhf": "armv7l"}
+# What other systems than the kernel call a machine.
+SAME_MACHINE = {"arm64": "aarch64", "amd64": "x86_64", "x86-64": "x86_64", "armhf": "armv7l"}
 _64_BIT = {"aarch64", "x86_64", "riscv64"}
 _ELF_MACHINES = {**MACHINES, (1, 3): "i686"}
 _MAX_TEXT = 300
@@ -140,8 +141,8 @@ def check_machine(facts: BoardFacts, device: Device, profile: DeviceProfile) -> 
         raise BoardError(
             f"{board}: the board does not answer a POSIX shell's commands (sh, uname); is it a Linux board?"
         )
-    machine = _SAME_MACHINE.get(facts.machine, facts.machine)
-    wanted = _SAME_MACHINE.get(profile.arch, profile.arch)
+    machine = SAME_MACHINE.get(facts.machine, facts.machine)
+    wanted = SAME_MACHINE.get(profile.arch, profile.arch)
     narrow = facts.user_land_bits == 32 or machine == "armv8l"
     # what a 64-bit Arm kernel calls itself to a 32-bit program, and what such a user land really is
     kernel = "aarch64" if machine == "armv8l" else machine

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from edgedeploy.board.facts import SAME_MACHINE
 from edgedeploy.errors import BoardError, HostKeyError, OfferedKey, PlanError
 from edgedeploy.lab.discovery import ask, suggest_profile
 from edgedeploy.plan import load_profiles
@@ -18,7 +19,7 @@ from edgedeploy.transport.address import parse_address
 from edgedeploy.transport.known_hosts import enrol_host_key
 from edgedeploy.transport.ssh_config import MAX_HOPS
 
-_SAME_MACHINE = {"arm64": "aarch64", "amd64": "x86_64", "armv8l": "aarch64"}
+_SAME_MACHINE = {**SAME_MACHINE, "armv8l": "aarch64"}
 
 
 @dataclass(frozen=True, slots=True)
