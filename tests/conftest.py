@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 if TYPE_CHECKING:
+    from tools.adbd import Phone
     from tools.lab import Lab
 
 
@@ -36,3 +37,12 @@ def lab() -> Iterator[Lab]:
         except LabError as error:
             pytest.fail(str(error), pytrace=False)
         yield lab
+
+
+@pytest.fixture(scope="session")
+def phone() -> Iterator[Phone]:
+    """A phone for all tests that leave it as it was; one that breaks it starts its own."""
+    from tests.phones import a_phone
+
+    with a_phone() as phone:
+        yield phone

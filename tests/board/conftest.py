@@ -10,7 +10,6 @@ from pathlib import Path
 import pytest
 
 from edgedeploy.records import Device, DeviceProfile
-from tests.phones import a_phone
 from tests.servers import SERVER_KINDS, ssh_device
 from tools.adbd import SERIAL, Phone
 from tools.loopback_ssh import LoopbackServer, loopback_ssh
@@ -46,12 +45,6 @@ def root(tmp_path: Path) -> Path:
 @pytest.fixture
 def over_ssh(server: LoopbackServer, root: Path) -> Device:
     return ssh_device(server, root)
-
-
-@pytest.fixture(scope="session")
-def phone() -> Iterator[Phone]:
-    with a_phone() as phone:
-        yield phone
 
 
 @pytest.fixture

@@ -11,9 +11,8 @@ from edgedeploy.errors import BoardError, ConnectError, HostKeyError, OfferedKey
 from edgedeploy.lab.enrolment import enrol
 from edgedeploy.plan import load_fleet
 from edgedeploy.transport.known_hosts import fingerprint
-from tests.phones import a_phone
 from tests.servers import SERVER_KINDS, client_config
-from tools.adbd import SERIAL
+from tools.adbd import SERIAL, Phone
 from tools.loopback_ssh import LoopbackServer, loopback_ssh, make_key
 
 
@@ -97,13 +96,14 @@ def test_keys_of_jump_host_and_board_are_confirmed_one_by_one(
     assert len(known.read_text().splitlines()) == 2
 
 
-def test_phone_is_added_as_the_kind_that_it_is_said_to_be(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with a_phone() as phone:
-        monkeypatch.setenv("ADB_SERVER_SOCKET", phone.environment["ADB_SERVER_SOCKET"])
-        table = {"name": "phone", "address": f"adb://{SERIAL}"}
-        with pytest.raises(PlanError, match="of no known kind; name one with --profile"):
-            enrol(tmp_path, table, lambda key: pytest.fail("a phone has no host key"))
-        enrolled = enrol(tmp_path, table | {"profile": "x86-64"}, lambda key: pytest.fail("a phone has no host key"))
+def test_phone_is_added_as_the_kind_that_it_is_said_to_be(
+    phone: Phone, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ADB_SERVER_SOCKET", phone.environment["ADB_SERVER_SOCKET"])
+    table = {"name": "phone", "address": f"adb://{SERIAL}"}
+    with pytest.raises(PlanError, match="of no known kind; name one with --profile"):
+        enrol(tmp_path, table, lambda key: pytest.fail("a phone has no host key"))
+    enrolled = enrol(tmp_path, table | {"profile": "x86-64"}, lambda key: pytest.fail("a phone has no host key"))
     assert enrolled.machine == "x86_64"
     assert load_fleet(tmp_path).device("phone").address == f"adb://{SERIAL}"
 

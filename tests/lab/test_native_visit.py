@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,7 +14,6 @@ from edgedeploy.progress import SILENT
 from edgedeploy.project import Project
 from edgedeploy.records import Format, Outcome, Precision, Target, Variant
 from tests.boards import samples
-from tests.phones import a_phone
 from tests.support.project import write_project
 from tests.support.records import make_variant
 from tools.adbd import SERIAL, Phone
@@ -29,12 +27,6 @@ root = "{root}"
 python = "/none/python3"
 """
 QUICK = Measurement(Mode("quick", 64, 0.2, 2), threads=1)
-
-
-@pytest.fixture(scope="module")
-def phone() -> Iterator[Phone]:
-    with a_phone() as phone:
-        yield phone
 
 
 @pytest.fixture

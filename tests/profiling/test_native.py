@@ -56,12 +56,6 @@ TFLITE = make_variant("small-tflite-fp32", target=Target(Format.TFLITE, Precisio
 ONNX = make_variant("small-onnx-fp32", target=Target(Format.ONNX, Precision.FP32))
 
 
-@pytest.fixture(scope="module")
-def phone() -> Iterator[Phone]:
-    with a_phone() as phone:
-        yield phone
-
-
 @pytest.fixture
 def kind() -> DeviceProfile:
     return DeviceProfile("here", "this machine", platform.machine(), (), (), 1 << 30, (), ("adb",))

@@ -8,9 +8,8 @@ import pytest
 
 from edgedeploy.transport import Transport
 from edgedeploy.transport.local import LocalTransport
-from tests.phones import PHONE_KINDS, a_phone, transport_to_phone
+from tests.phones import PHONE_KINDS, transport_to_phone
 from tests.servers import SERVER_KINDS, transport_to
-from tools.adbd import Phone
 from tools.loopback_ssh import LoopbackServer, loopback_ssh
 
 
@@ -26,12 +25,6 @@ def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Loop
 def server(servers: dict[str, LoopbackServer]) -> LoopbackServer:
     """The server that people have, where there is one."""
     return servers[SERVER_KINDS[0]]
-
-
-@pytest.fixture(scope="session")
-def phone() -> Iterator[Phone]:
-    with a_phone() as phone:
-        yield phone
 
 
 @pytest.fixture(params=["local", *SERVER_KINDS, *PHONE_KINDS], scope="module")
