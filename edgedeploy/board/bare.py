@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import secrets
 import shlex
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -92,6 +93,7 @@ class BareBoard:
 
         No file gets its final name that the board has not hashed.
         """
+        started = time.monotonic()
         total = sum(file.source.stat().st_size for file in files)
         hashing_s = COMMAND_TIMEOUT_S + total / HASHED_BYTES_PER_S
         lying = self._lying([file.place for file in files], hashing_s)
@@ -103,7 +105,7 @@ class BareBoard:
             check_space(self.name, self.root, payload, facts.free_bytes, facts.total_bytes)
         if missing and not dry_run:
             self._send(missing, payload, progress, hashing_s)
-        return PushResult(tuple(file.sha256 for file in missing), present, payload, 0.0)
+        return PushResult(tuple(file.sha256 for file in missing), present, payload, time.monotonic() - started)
 
     def run_runner(
         self, argv: Sequence[str], *, model: str, libraries: str, timeout_s: float

@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from edgedeploy.cli.output import pushed
 from edgedeploy.errors import NoPython
-from edgedeploy.lab import Measurement, visit
+from edgedeploy.lab import Measurement, Visited, visit
 from edgedeploy.profiling import MODES, Mode
 from edgedeploy.progress import SILENT
 from edgedeploy.project import Project
@@ -77,6 +78,20 @@ def test_runner_measures_what_it_takes_and_only_once(
     assert [report.id for report in again.reports] == [report.id for report in first.reports]
     afresh = visit(project, device, variants, SILENT, measure=replace(QUICK, afresh=True))
     assert afresh.reports[0].id != first.reports[0].id
+
+
+def test_push_to_a_phone_without_python_is_told(
+    project: Project,
+    variants: list[Variant],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    add_runner(project, tmp_path, monkeypatch)
+    (device,) = project.devices()
+    done = visit(project, device, variants, SILENT)
+    assert pushed([Visited("phone", done, None)], dry_run=False, as_json=False) == 0
+    assert "phone: 1 variant; sent 2 objects" in capsys.readouterr().out
 
 
 def test_accelerators_are_not_for_native_runners(
