@@ -56,9 +56,9 @@ def _steps(variant: Variant) -> Table:
 
 def _ram(reports: Sequence[Report]) -> str:
     told = [
-        f"{bytes_text(memory.peak_rss_over_runtime_bytes)} over the runtime's own on {report.device}{on_text([report])}"
+        f"{bytes_text(over)} over the runtime's own on {report.device}{on_text([report])}"
         for report in reports
-        if (memory := report.metrics.memory) and memory.peak_rss_over_runtime_bytes is not None
+        if (over := report.metrics.rss_over_runtime_bytes) is not None
     ]
     return ", ".join(told) or "not measured"
 

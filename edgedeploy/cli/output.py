@@ -336,15 +336,14 @@ def _report_table(title: str, reports: Sequence[Report], variants: Mapping[str, 
         table.add_column(heading, justify="right")
     table.add_column("verdict")
     for report in sorted(reports, key=_by_latency):
-        latency, memory, energy = report.metrics.latency, report.metrics.memory, report.metrics.energy
+        latency, energy = report.metrics.latency, report.metrics.energy
+        over = report.metrics.rss_over_runtime_bytes
         cells = [
             milliseconds(latency.p50_ms if latency else None),
             milliseconds(latency.p90_ms if latency else None),
             milliseconds(latency.init_ms if latency else None),
             milliseconds(latency.first_inference_ms if latency else None),
-            or_absent(
-                bytes_text(over) if memory and (over := memory.peak_rss_over_runtime_bytes) is not None else None
-            ),
+            or_absent(None if over is None else bytes_text(over)),
             or_absent(f"{energy.total_mj:.3g}" if energy else None),
         ]
         if variants:

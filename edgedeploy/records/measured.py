@@ -91,6 +91,11 @@ class Metrics:
     energy: Energy | None = None
     absent: Mapping[str, str] = field(default_factory=dict)
 
+    @property
+    def rss_over_runtime_bytes(self) -> int | None:
+        """The peak of the memory less the runtime's own; None also where a native runner tells the peak alone."""
+        return self.memory.peak_rss_over_runtime_bytes if self.memory else None
+
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:

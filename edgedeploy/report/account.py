@@ -136,9 +136,9 @@ def _steps_view(anchor: str, title: str, variants: Sequence[Variant], reports: S
 def _memory(variant: Variant, reports: Sequence[Report]) -> str:
     latest = {r.device: r for r in sorted(reports, key=lambda r: r.measured_at) if r.variant_id == variant.id}
     return ", ".join(
-        f"{size(memory.peak_rss_over_runtime_bytes)} on {device}"
+        f"{size(over)} on {device}"
         for device, report in latest.items()
-        if (memory := report.metrics.memory) and memory.peak_rss_over_runtime_bytes is not None
+        if (over := report.metrics.rss_over_runtime_bytes) is not None
     )
 
 

@@ -205,8 +205,8 @@ def _facts(point: _Point) -> list[str]:
         ),
         "peak RSS over runtime "
         + (
-            size(metrics.memory.peak_rss_over_runtime_bytes)
-            if metrics.memory and metrics.memory.peak_rss_over_runtime_bytes is not None
+            size(metrics.rss_over_runtime_bytes)
+            if metrics.rss_over_runtime_bytes is not None
             else f"not measured: {plain(point.row.absent('memory'))}"
         ),
         "energy " + (mj(metrics.energy.total_mj) if metrics.energy else "not measured"),
