@@ -86,7 +86,7 @@ def _host(project: Project, boards: Sequence[Device]) -> Iterator[Finding]:
             f"{', '.join(missing)} cannot be imported, so there are no {what}",
             f"pip install 'edgedeploy[{extra}]'",
         )
-    schemes = {board.address.partition(":")[0] for board in boards}
+    schemes = {board.scheme for board in boards}
     if "adb" in schemes:
         yield _program("adb", find_adb(), "phones are reached by it", "apt install adb, or Android's platform-tools")
     if "ssh" in schemes:
@@ -96,7 +96,7 @@ def _host(project: Project, boards: Sequence[Device]) -> Iterator[Finding]:
             "host keys are shown and removed with it",
             "apt install openssh-client",
         )
-        yield from _keys(project, [board for board in boards if board.address.startswith("ssh:")])
+        yield from _keys(project, [board for board in boards if board.scheme == "ssh"])
     folder = project.folder / STORE_FOLDER
     free = shutil.disk_usage(folder if folder.exists() else project.folder).free
     level = Level.OK if free >= LEAST_STORE_BYTES else Level.WARNING

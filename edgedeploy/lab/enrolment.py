@@ -15,7 +15,6 @@ from edgedeploy.plan.enrolling import add_device, check_device
 from edgedeploy.plan.reading import PROFILES_FOLDER
 from edgedeploy.records import Device, DeviceProfile
 from edgedeploy.transport import open_transport
-from edgedeploy.transport.address import parse_address
 from edgedeploy.transport.known_hosts import enrol_host_key
 from edgedeploy.transport.ssh_config import MAX_HOPS
 
@@ -44,8 +43,7 @@ def enrol(folder: Path, table: Mapping[str, Any], confirm: Callable[[OfferedKey]
     fields = {key: value for key, value in table.items() if key != "tags"}
     device = Device(**{"profile": "", **fields})
     machine, model, keys = _meet(device, folder, confirm)
-    scheme = parse_address(device.address, f"device {device.name!r}").scheme
-    suggested = suggest_profile(_SAME_MACHINE.get(machine, machine), model, profiles, scheme)
+    suggested = suggest_profile(_SAME_MACHINE.get(machine, machine), model, profiles, device.scheme)
     name = table.get("profile") or suggested
     if name is None:
         raise PlanError(

@@ -57,7 +57,7 @@ def wanted(
 
 def check_deployable(device: Device) -> None:
     """Raise PlanError for a phone."""
-    if device.address.startswith("adb:"):
+    if device.scheme == "adb":
         raise PlanError(
             f"device {device.name!r}: phones are measured and not deployed to, for there the app owns its model; "
             "ship the file that `edgedeploy select` names with the app."

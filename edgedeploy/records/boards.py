@@ -216,3 +216,8 @@ class Device:
     emulated: bool = False
     deploy: DeploySettings = field(default_factory=DeploySettings)
     tags: tuple[str, ...] = ()
+
+    @property
+    def scheme(self) -> str:
+        """How it is reached: "local", "ssh" or "adb"."""
+        return self.address.partition(":")[0]
