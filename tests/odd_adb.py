@@ -101,9 +101,7 @@ def listing_server(lines: str) -> Iterator[int]:
         yield port
 
 
-def free_port() -> int:
-    """A port at which nobody listens."""
+def listens(port: int) -> bool:
+    """Whether somebody listens at the port."""
     with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
+        return probe.connect_ex(("127.0.0.1", port)) == 0

@@ -92,7 +92,7 @@ def loopback_ssh(
     kinds: list[Kind] = [kind] if kind else ["openssh", "asyncssh"]
     failures = []
     for each in kinds:
-        server = LoopbackServer(each, alias, "127.0.0.1", _free_port(), getpass.getuser(), folder, 0)
+        server = LoopbackServer(each, alias, "127.0.0.1", free_port(), getpass.getuser(), folder, 0)
         _write_client_files(server, host_key)
         try:
             process = _start(server, environment or {}, settings or {})
@@ -227,7 +227,8 @@ def _stop(process: subprocess.Popen[bytes]) -> None:
         process.wait()
 
 
-def _free_port() -> int:
+def free_port() -> int:
+    """A port at which nobody listens."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]

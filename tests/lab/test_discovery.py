@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import socket
 from pathlib import Path
 
 import pytest
@@ -8,7 +7,8 @@ import pytest
 from edgedeploy.lab.discovery import Candidate, discover, suggest_profile
 from edgedeploy.plan import load_profiles
 from edgedeploy.records import Device
-from tests.odd_adb import free_port
+from tests.odd_adb import listens
+from tools.loopback_ssh import free_port
 
 PROFILES = load_profiles()
 ADB = """\
@@ -87,8 +87,7 @@ def test_adb_server_that_was_started_to_look_is_ended(
     monkeypatch.setenv("ANDROID_ADB_SERVER_PORT", str(port))
     monkeypatch.delenv("ADB_SERVER_SOCKET", raising=False)
     assert discover([], PROFILES, config)[1] == []
-    with socket.socket() as probe:
-        assert probe.connect_ex(("127.0.0.1", port)) != 0
+    assert not listens(port)
 
 
 @pytest.mark.parametrize(

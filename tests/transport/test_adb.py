@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import os
-import socket
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -16,9 +15,10 @@ from edgedeploy.transport.adb import AdbTransport
 from edgedeploy.transport.adb_devices import Listed, find, is_network, matching, parse_devices
 from edgedeploy.transport.adb_server import AdbServer
 from edgedeploy.transport.adb_shell import ended_v1, ended_v2
-from tests.odd_adb import free_port, listing_server
+from tests.odd_adb import listens, listing_server
 from tests.phones import a_phone, transport_to_phone
 from tools.adbd import SERIAL, Phone
+from tools.loopback_ssh import free_port
 
 LISTED = """\
 * daemon not running; starting now at tcp:5038
@@ -105,11 +105,6 @@ def test_fleet_names_the_servers_port(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def environment(tmp_path: Path) -> Mapping[str, str]:
     return {"PATH": os.environ["PATH"], "HOME": str(tmp_path), "TMPDIR": str(tmp_path)}
-
-
-def listens(port: int) -> bool:
-    with socket.socket() as probe:
-        return probe.connect_ex(("127.0.0.1", port)) == 0
 
 
 def test_server_of_ours_ends_with_its_last_user(environment: Mapping[str, str]) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import socket
 import threading
 import time
 from collections.abc import Iterator, Mapping
@@ -21,20 +20,15 @@ from edgedeploy.errors import (
     TransportTimeout,
 )
 from edgedeploy.transport.adb import AdbTransport
-from tests.odd_adb import distrustful_adbd, free_port, listing_server, silent_adbd
+from tests.odd_adb import distrustful_adbd, listens, listing_server, silent_adbd
 from tests.phones import PHONE_KINDS, a_phone, transport_to_phone
+from tests.support.deadlines import soon
 from tools.adbd import Phone
+from tools.loopback_ssh import free_port
 
 pytestmark = pytest.mark.fault
 
 PIXEL = "usb:{port} product:shiba model:Pixel_8 device:shiba transport_id:{id}"
-
-
-@contextlib.contextmanager
-def soon(limit_s: float) -> Iterator[None]:
-    started = time.monotonic()
-    yield
-    assert time.monotonic() - started < limit_s
 
 
 @pytest.fixture
@@ -55,11 +49,6 @@ def opened(wanted: str, port: int, environment: Mapping[str, str], ready_s: floa
     return AdbTransport("board", wanted, port, environment=environment, ready_s=ready_s)
 
 
-def nobody_listens(port: int) -> bool:
-    with socket.socket() as probe:
-        return probe.connect_ex(("127.0.0.1", port)) != 0
-
-
 def test_unauthorised_phone_says_to_unlock_it_and_leaves_no_server(home: Mapping[str, str]) -> None:
     """A phone that does not trust the computer is an AuthError, and the adb server started for it is ended."""
     server = free_port()
@@ -70,7 +59,7 @@ def test_unauthorised_phone_says_to_unlock_it_and_leaves_no_server(home: Mapping
         opened(f"127.0.0.1:{port}", server, home),
     ):
         pass
-    assert nobody_listens(server)
+    assert not listens(server)
 
 
 def test_silent_phone_is_offline(home: Mapping[str, str]) -> None:
@@ -83,7 +72,7 @@ def test_silent_phone_is_offline(home: Mapping[str, str]) -> None:
         opened(f"127.0.0.1:{port}", server, home),
     ):
         pass
-    assert nobody_listens(server)
+    assert not listens(server)
 
 
 def test_nobody_answers_at_the_address(home: Mapping[str, str]) -> None:
@@ -95,7 +84,7 @@ def test_nobody_answers_at_the_address(home: Mapping[str, str]) -> None:
         opened(f"127.0.0.1:{port}", server, home),
     ):
         pass
-    assert nobody_listens(server)
+    assert not listens(server)
 
 
 @pytest.mark.parametrize(

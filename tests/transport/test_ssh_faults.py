@@ -21,14 +21,8 @@ from edgedeploy.transport.ssh import SshTransport
 from edgedeploy.transport.ssh_link import Deadlines
 from tests.odd_sftp import odd_sftp
 from tests.servers import QUICK, Cable, client_config, transport_to
+from tests.support.deadlines import soon
 from tools.loopback_ssh import LoopbackServer, loopback_ssh, make_key
-
-
-@contextlib.contextmanager
-def soon(limit_s: float) -> Iterator[None]:
-    started = time.monotonic()
-    yield
-    assert time.monotonic() - started < limit_s
 
 
 @contextlib.contextmanager

@@ -16,7 +16,8 @@ import pytest
 from edgedeploy.errors import ConnectError, TransferError, TransportError, TransportTimeout
 from edgedeploy.transport.ssh_link import Deadlines
 from tests.servers import SERVER_KINDS, Cable, client_config, transport_to
-from tests.transport.test_ssh_faults import kill_sessions, soon, through
+from tests.support.deadlines import soon
+from tests.transport.test_ssh_faults import kill_sessions, through
 from tools.loopback_ssh import LoopbackServer, loopback_ssh
 
 IMPATIENT = Deadlines(connect_s=1, handshake_s=1.5, login_s=1.5, silence_s=2)
