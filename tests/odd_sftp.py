@@ -1,4 +1,4 @@
-"""SSH servers whose SFTP misbehaves in a way that a real disk or server sometimes does."""
+"""SSH servers in this process, and such whose SFTP misbehaves in a way that a real disk or server sometimes does."""
 
 from __future__ import annotations
 
@@ -42,15 +42,12 @@ class _OddSftp(asyncssh.SFTPServer):
 
 
 @contextlib.contextmanager
-def odd_sftp(folder: Path, fault: str) -> Iterator[SshTransport]:
-    """A transport to a server with the fault: "failure", "late failure" (the last write only), "close" or "none"."""
-    make_key(folder / "host_key")
-    (folder / "authorized_keys").write_text(make_key(folder / "client_key"))
-    factory: Any = None if fault == "none" else type("Odd", (_OddSftp,), {"fault": fault})
+def serving(kind: type[asyncssh.SSHServer], host_key: Path, **options: Any) -> Iterator[int]:
+    """The port of a server in a thread of this process, whose sessions end at once; `options` are asyncssh's."""
     loop = asyncio.new_event_loop()
     connections: list[asyncssh.SSHServerConnection] = []
 
-    class Server(asyncssh.SSHServer):
+    class Server(kind):  # type: ignore[misc,valid-type]
         def connection_made(self, conn: asyncssh.SSHServerConnection) -> None:
             connections.append(conn)
 
@@ -59,35 +56,44 @@ def odd_sftp(folder: Path, fault: str) -> Iterator[SshTransport]:
             "127.0.0.1",
             0,
             server_factory=Server,
-            server_host_keys=[str(folder / "host_key")],
-            authorized_client_keys=str(folder / "authorized_keys"),
-            sftp_factory=factory,
+            server_host_keys=[str(host_key)],
             process_factory=lambda process: process.exit(0),
+            **options,
         )
 
-    server = loop.run_until_complete(listen())
+    listening = loop.run_until_complete(listen())
     thread = threading.Thread(target=loop.run_forever, daemon=True)
     thread.start()
-    port = server.get_port()
-    (folder / "known_hosts").write_text(f"[127.0.0.1]:{port} {(folder / 'host_key.pub').read_text()}")
-    config = folder / "ssh_config"
-    config.write_text(
-        f"Host board\nHostName 127.0.0.1\nPort {port}\nUser tester\nIdentityFile {folder / 'client_key'}\n"
-        f"IdentitiesOnly yes\nUserKnownHostsFile {folder / 'known_hosts'}\n"
-    )
 
     async def stop() -> None:
-        server.close()
+        listening.close()
         for connection in connections:
             connection.abort()
             await connection.wait_closed()
-        await server.wait_closed()
+        await listening.wait_closed()
         await asyncio.sleep(0.05)  # for the sockets, which are closed in a later turn of the loop
 
     try:
-        yield SshTransport("board", Address("ssh", "board"), config, QUICK)
+        yield listening.get_port()
     finally:
         asyncio.run_coroutine_threadsafe(stop(), loop).result(10)
         loop.call_soon_threadsafe(loop.stop)
         thread.join()
         loop.close()
+
+
+@contextlib.contextmanager
+def odd_sftp(folder: Path, fault: str) -> Iterator[SshTransport]:
+    """A transport to a server with the fault: "failure", "late failure" (the last write only), "close" or "none"."""
+    make_key(folder / "host_key")
+    (folder / "authorized_keys").write_text(make_key(folder / "client_key"))
+    factory: Any = None if fault == "none" else type("Odd", (_OddSftp,), {"fault": fault})
+    keys = str(folder / "authorized_keys")
+    with serving(asyncssh.SSHServer, folder / "host_key", authorized_client_keys=keys, sftp_factory=factory) as port:
+        (folder / "known_hosts").write_text(f"[127.0.0.1]:{port} {(folder / 'host_key.pub').read_text()}")
+        config = folder / "ssh_config"
+        config.write_text(
+            f"Host board\nHostName 127.0.0.1\nPort {port}\nUser tester\nIdentityFile {folder / 'client_key'}\n"
+            f"IdentitiesOnly yes\nUserKnownHostsFile {folder / 'known_hosts'}\n"
+        )
+        yield SshTransport("board", Address("ssh", "board"), config, QUICK)

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import socket
 import threading
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import asyncssh
@@ -15,6 +13,7 @@ import pytest
 
 from edgedeploy.errors import ConnectError, TransferError, TransportError, TransportTimeout
 from edgedeploy.transport.ssh_link import Deadlines
+from tests.odd_sftp import serving
 from tests.servers import SERVER_KINDS, Cable, client_config, transport_to
 from tests.support.deadlines import soon
 from tests.transport.test_ssh_faults import kill_sessions, through
@@ -35,45 +34,6 @@ def test_cable_cut_while_connecting(server: LoopbackServer, size: int) -> None:
             transport_to(server, through(server, cable), IMPATIENT) as board,
         ):
             board.run(["true"], timeout_s=3)
-
-
-@contextlib.contextmanager
-def server_that(server: LoopbackServer, kind: type[asyncssh.SSHServer]) -> Iterator[int]:
-    """The port of a server with the keys of `server` that misbehaves as `kind` does."""
-    loop = asyncio.new_event_loop()
-    connections: list[asyncssh.SSHServerConnection] = []
-
-    class Odd(kind):  # type: ignore[misc,valid-type]
-        def connection_made(self, conn: asyncssh.SSHServerConnection) -> None:
-            connections.append(conn)
-
-    async def listen() -> asyncssh.SSHAcceptor:
-        return await asyncssh.listen(
-            "127.0.0.1",
-            0,
-            server_factory=Odd,
-            server_host_keys=[str(server.folder / "host_key")],
-            process_factory=lambda process: process.exit(0),
-        )
-
-    listening = loop.run_until_complete(listen())
-    thread = threading.Thread(target=loop.run_forever, daemon=True)
-    thread.start()
-
-    async def stop() -> None:
-        listening.close()
-        for connection in connections:
-            connection.abort()
-            await connection.wait_closed()
-        await asyncio.sleep(0.05)  # for the sockets, which are closed in a later turn of the loop
-
-    try:
-        yield listening.get_port()
-    finally:
-        asyncio.run_coroutine_threadsafe(stop(), loop).result(10)
-        loop.call_soon_threadsafe(loop.stop)
-        thread.join()
-        loop.close()
 
 
 class _Undecided(asyncssh.SSHServer):
@@ -103,7 +63,7 @@ def test_server_that_stalls_or_ends_at_the_login(
     server: LoopbackServer, tmp_path: Path, kind: type[asyncssh.SSHServer]
 ) -> None:
     """A server that never answers the login, or hangs up during it, is a TransportError within the deadline."""
-    with server_that(server, kind) as port:
+    with serving(kind, server.folder / "host_key") as port:
         known = tmp_path / "known_hosts"
         known.write_text(server.known_hosts.read_text().replace(str(server.port), str(port)))
         config = client_config(server, Port=str(port), UserKnownHostsFile=str(known))
