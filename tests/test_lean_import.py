@@ -66,6 +66,7 @@ def test_help_is_light() -> None:
     )
     assert "edgedeploy.cli" in loaded
     assert loaded & HEAVY == set()
+    assert loaded & {"rich.table", "edgedeploy.records"} == set(), "what prints is loaded by the verb that prints"
 
 
 def test_help_names_the_program() -> None:

@@ -8,13 +8,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.markup import escape
-from rich.table import Table
 
 from edgedeploy.cli.options import Devices, Folder, Jobs, Json
-from edgedeploy.cli.words import bytes_text, or_absent
 
 if TYPE_CHECKING:
+    from rich.table import Table
+
     from edgedeploy.board.provision import Provisioned
     from edgedeploy.lab import Visited
 
@@ -45,6 +44,8 @@ def provision(
 
 def print_provisioned(visits: Sequence[Visited[Provisioned]], *, as_json: bool) -> int:
     """What each board has, what came and what cannot be had; returns the exit code."""
+    from rich.markup import escape
+
     from edgedeploy.cli.console import out, print_json
     from edgedeploy.cli.visits import print_errors
     from edgedeploy.lab import worst_exit_code
@@ -68,6 +69,11 @@ def _record(visited: Visited[Provisioned]) -> dict[str, object]:
 
 
 def _table(done: Sequence[Provisioned]) -> Table:
+    from rich.markup import escape
+    from rich.table import Table
+
+    from edgedeploy.cli.words import bytes_text, or_absent
+
     table = Table(box=None, pad_edge=False)
     for heading in ("device", "machine", "C library", "Python", "has"):
         table.add_column(heading, overflow="fold")
@@ -86,10 +92,14 @@ def _table(done: Sequence[Provisioned]) -> Table:
 
 
 def _packages(packages: dict[str, str]) -> str:
+    from edgedeploy.cli.words import or_absent
+
     return ", ".join(f"{name} {version}".strip() for name, version in sorted(packages.items())) or or_absent(None)
 
 
 def _remarks(value: Provisioned) -> list[str]:
+    from edgedeploy.cli.words import bytes_text
+
     found = value.found
     memory = "" if found.memory_bytes is None else f"{bytes_text(found.memory_bytes)} of memory"
     free = "" if found.free_bytes is None else f"{bytes_text(found.free_bytes)} free in {found.root}"
