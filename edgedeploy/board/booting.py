@@ -10,8 +10,10 @@ from typing import Any
 
 from edgedeploy.board.facts import BoardFacts
 from edgedeploy.board.inspecting import one_line
+from edgedeploy.board.parcels import parcels
+from edgedeploy.board.push import send_parcels
 from edgedeploy.board.runtime_archive import RuntimeBundle
-from edgedeploy.board.session import COMMAND_TIMEOUT_S, Board, transfer_timeout_s
+from edgedeploy.board.session import COMMAND_TIMEOUT_S, Board
 from edgedeploy.errors import BoardError
 from edgedeploy.transport import Transport
 
@@ -55,11 +57,9 @@ class Boot:
                 "unpacked there; install python3 or tar on it."
             )
         self._transport, self._facts, self._bundle = transport, facts, bundle
-        root, token = facts.root.rstrip("/"), secrets.token_hex(8)
+        root = facts.root.rstrip("/")
         self._object = f"{root}/objects/sha256/{bundle.sha256}"
-        self._temporary = f"tmp/{token}-{bundle.sha256}@0"
-        self._archive = f"{root}/{self._temporary}"
-        self._folder = f"{root}/tmp/boot-{token}"  # noqa: S108 - under our root
+        self._folder = f"{root}/tmp/boot-{secrets.token_hex(8)}"  # noqa: S108 - under our root
         self._loader = _LOADERS[machine]
         argv = ["sh", "-c", _CLEAR, "clear", root, self._object]
         said = transport.run(argv, timeout_s=COMMAND_TIMEOUT_S, check=False).stdout.decode("utf-8", "replace")
@@ -74,32 +74,24 @@ class Boot:
 
         Raises BoardError, AgentError, LeaseError, TransportError; nothing but a whole bundle is left then.
         """
-        folder, size = self._folder, self._bundle.size_bytes
+        folder, bundle = self._folder, self._bundle
         interpreter = (f"{folder}/lib/{self._loader}", "--library-path", f"{folder}/lib", f"{folder}/bin/python3")
         facts = replace(self._facts, agent_sha256=None, bundle=None, loader=None)
         board = Board(self._transport, facts, interpreter[-1], interpreter)
-        sent = 0
-
-        def advance(count: int) -> None:
-            nonlocal sent
-            sent += count
-            if progress is not None:
-                progress(sent, size)
-
+        [parcel] = parcels({bundle.sha256: bundle.path}, {bundle.sha256: bundle.size_bytes}, {})
+        archive = board.path(str(parcel.temporary))
         try:
             if self._there:
                 self._unpack(self._object)
             else:
-                deadline_s = transfer_timeout_s(size)
-                self._transport.put(self._bundle.path, self._archive, timeout_s=deadline_s, progress=advance)
-                self._unpack(self._archive)
-            entry = {"temporary": self._temporary, "sha256": self._bundle.sha256, "size_bytes": size}
-            before = [] if self._there else [{"op": "admit", "objects": [entry]}]
+                send_parcels(board, [parcel], progress)
+                self._unpack(archive)
+            before = [] if self._there else [{"op": "admit", "objects": list(parcel.entries)}]
             operations = [*before, dict(operation), {"op": "facts"}]
             report = board.run_job(operations, timeout_s=UNPACK_TIMEOUT_S)
             return [board.result(report, place) for place in range(len(operations))][len(before) :]
         finally:
-            board.remove([self._archive])
+            board.remove([archive])
             board.remove_folder(folder)
 
     def _unpack(self, archive: str) -> None:
