@@ -91,8 +91,7 @@ class Boot:
             report = board.run_job(operations, timeout_s=UNPACK_TIMEOUT_S)
             return [board.result(report, place) for place in range(len(operations))][len(before) :]
         finally:
-            board.remove([archive])
-            board.remove_folder(folder)
+            board.remove_trees([archive, folder])
 
     def _unpack(self, archive: str) -> None:
         argv = ["sh", "-c", _BOOT, "boot", archive, self._folder, self._bundle.sha256]

@@ -118,10 +118,10 @@ class Board:
         with suppress(TransportError):
             self.transport.run(["rm", "-f", "--", *paths], timeout_s=COMMAND_TIMEOUT_S, check=False)
 
-    def remove_folder(self, path: str) -> None:
-        """Remove a folder with all that is in it; it is no error if the link is gone or the folder is not there."""
+    def remove_trees(self, paths: Sequence[str]) -> None:
+        """The same with folders and all that is in them."""
         with suppress(TransportError):
-            self.transport.run(["rm", "-rf", "--", path], timeout_s=COMMAND_TIMEOUT_S, check=False)
+            self.transport.run(["rm", "-rf", "--", *paths], timeout_s=COMMAND_TIMEOUT_S, check=False)
 
     def _install_agent(self) -> None:
         content, digest = agent_bundle()
