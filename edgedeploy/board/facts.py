@@ -55,7 +55,6 @@ class BoardFacts:
     machine: str
     kernel: str
     user_land_bits: int | None
-    home: str
     root: str
     root_writable: bool
     free_bytes: int | None
@@ -103,7 +102,6 @@ def parse_probe(text: str) -> BoardFacts:
         machine=said.get("machine", ""),
         kernel=said.get("kernel", ""),
         user_land_bits=_number(said.get("user_land_bits")),
-        home=said.get("home", ""),
         root=said.get("root", ""),
         root_writable=said.get("writable") == "yes",
         free_bytes=max(0, int(disk[3])) * 1024 if disk else None,

@@ -49,7 +49,6 @@ case $root in
   /*) ;;
   *) root=$HOME/$root ;;
 esac
-say home "$HOME"
 say machine "$(uname -m)"
 say kernel "$(uname -s) $(uname -r)"
 say user_land_bits "$(getconf LONG_BIT 2>/dev/null)"

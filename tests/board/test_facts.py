@@ -21,7 +21,6 @@ PI = BoardFacts(
     machine="aarch64",
     kernel="Linux 6.6.31",
     user_land_bits=64,
-    home="/home/pi",
     root="/home/pi/.edgedeploy",
     root_writable=True,
     free_bytes=20 << 30,
