@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import re
 import secrets
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
-from edgedeploy.board.facts import BoardFacts
+from edgedeploy.board.facts import BoardFacts, disk_space
 from edgedeploy.board.inspecting import one_line
 from edgedeploy.board.parcels import parcels
 from edgedeploy.board.push import send_parcels
@@ -65,8 +64,8 @@ class Boot:
         said = transport.run(argv, timeout_s=COMMAND_TIMEOUT_S, check=False).stdout.decode("utf-8", "replace")
         # A run that was cut off after its bundle had arrived: it need not be sent again.
         self._there = "there=yes" in said.splitlines()
-        disk = re.search(r"^disk=.*\s\d+\s+\d+\s+(\d+)\s+\d+%\s", said, re.MULTILINE)
-        self.free_bytes = int(disk[1]) * 1024 if disk else None
+        disk = disk_space(next((line for line in said.splitlines() if line.startswith("disk=")), ""))
+        self.free_bytes = disk[1] if disk else None
         self.needed_bytes = BOOT_BYTES + (0 if self._there else bundle.size_bytes)
 
     def run(self, operation: Mapping[str, Any], progress: Callable[[int, int], None] | None) -> list[dict[str, Any]]:

@@ -97,15 +97,15 @@ def parse_probe(text: str) -> BoardFacts:
             key, _, value = line.removeprefix(MARK).partition("=")
             said[key] = value.strip()
             every.setdefault(key, []).append(value.strip())
-    disk = _DISK.search(said.get("disk", "") + " ")
+    disk = disk_space(said.get("disk", ""))
     return BoardFacts(
         machine=said.get("machine", ""),
         kernel=said.get("kernel", ""),
         user_land_bits=_number(said.get("user_land_bits")),
         root=said.get("root", ""),
         root_writable=said.get("writable") == "yes",
-        free_bytes=max(0, int(disk[3])) * 1024 if disk else None,
-        total_bytes=int(disk[1]) * 1024 if disk else None,
+        free_bytes=disk[1] if disk else None,
+        total_bytes=disk[0] if disk else None,
         python_found="python_found" in said,
         python=said.get("python") or None,
         python_version=said.get("python_version"),
@@ -117,6 +117,12 @@ def parse_probe(text: str) -> BoardFacts:
         bundle_packages=_bundle_packages(said.get("manifest", "")),
         system=_system(said, every),
     )
+
+
+def disk_space(line: str) -> tuple[int, int] | None:
+    """The bytes of a file system in all and those that are free, by its line of `df -P -k`; None where it is none."""
+    found = _DISK.search(f"{line} ")
+    return (int(found[1]) * 1024, max(0, int(found[3])) * 1024) if found else None
 
 
 def python_minor(facts: BoardFacts) -> tuple[int, ...]:

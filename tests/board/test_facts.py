@@ -13,7 +13,7 @@ import pytest
 
 from edgedeploy.board import BoardFacts, open_board
 from edgedeploy.board.bundle import agent_bundle
-from edgedeploy.board.facts import check_facts, parse_probe, probe_command
+from edgedeploy.board.facts import check_facts, disk_space, parse_probe, probe_command
 from edgedeploy.errors import BoardError
 from edgedeploy.records import Device, DeviceProfile
 
@@ -102,6 +102,18 @@ def test_login_banners_are_passed_over() -> None:
     )
     free, total = 21_000_000 * 1024, 30_000_000 * 1024
     assert parse_probe(said) == replace(PI, root="/home/pi/a=b", free_bytes=free, total_bytes=total)
+
+
+@pytest.mark.parametrize(
+    ("line", "space"),
+    [
+        ("/dev/root 30000 8000 22000 27% /", (30000 << 10, 22000 << 10)),
+        ("disk=/dev/root 30000 30000 -20 101% /", (30000 << 10, 0)),  # what is kept for root is in use too
+        ("df: /x: No such file", None),
+    ],
+)
+def test_space_on_a_disk(line: str, space: tuple[int, int] | None) -> None:
+    assert disk_space(line) == space
 
 
 def test_silence_is_no_board() -> None:
