@@ -14,8 +14,10 @@ from edgedeploy.records import Device, DeviceProfile
 OLDEST_PYTHON = (3, 7)
 
 _DISK = re.compile(r"\s(\d+)\s+(\d+)\s+(-?\d+)\s+\d+%\s")
-_SAME_MACHINE = {"arm64": "aarch64", "amd64": "x86_64", "x86-64": "x86_64", "armhf": "armv7l"}
+# What other systems than the kernel call a machine.
+SAME_MACHINE = {"arm64": "aarch64", "amd64": "x86_64", "x86-64": "x86_64", "armhf": "armv7l"}
 _64_BIT = {"aarch64", "x86_64", "riscv64"}
+_32_BIT = {"armv7l", "i686"}
 # e_machine and EI_CLASS of the ELF header, little-endian: System V ABI, and Linux, include/uapi/linux/elf-em.h.
 _ELF_MACHINES = {(2, 183): "aarch64", (1, 40): "armv7l", (2, 62): "x86_64", (1, 3): "i686", (2, 243): "riscv64"}
 _MAX_TEXT = 300
@@ -137,6 +139,16 @@ def check_facts(facts: BoardFacts, device: Device, profile: DeviceProfile, pytho
     check_root(facts, device.name)
 
 
+def machine_of(facts: BoardFacts) -> str:
+    """The machine that programs must be built for: that of the user land, which may be narrower than the kernel's."""
+    if facts.system.user_land:
+        return facts.system.user_land
+    machine = SAME_MACHINE.get(facts.machine, facts.machine)
+    # what a 64-bit Arm kernel calls itself to a 32-bit program, and what such a user land really is
+    narrow = machine == "armv8l" or (machine == "aarch64" and facts.user_land_bits == 32)
+    return "armv7l" if narrow else machine
+
+
 def check_machine(facts: BoardFacts, device: Device, profile: DeviceProfile) -> None:
     """Raise BoardError when it is no Linux board, or not the machine that its profile is for."""
     board = device.name
@@ -144,10 +156,9 @@ def check_machine(facts: BoardFacts, device: Device, profile: DeviceProfile) -> 
         raise BoardError(
             f"{board}: the board does not answer a POSIX shell's commands (sh, uname); is it a Linux board?"
         )
-    machine = _SAME_MACHINE.get(facts.machine, facts.machine)
-    wanted = _SAME_MACHINE.get(profile.arch, profile.arch)
-    narrow = facts.user_land_bits == 32 or machine == "armv8l"
-    # what a 64-bit Arm kernel calls itself to a 32-bit program, and what such a user land really is
+    machine = SAME_MACHINE.get(facts.machine, facts.machine)
+    wanted = SAME_MACHINE.get(profile.arch, profile.arch)
+    narrow = facts.user_land_bits == 32 or machine_of(facts) in _32_BIT
     kernel = "aarch64" if machine == "armv8l" else machine
     if wanted in _64_BIT and kernel == wanted and (narrow or facts.python_bits == 32):
         what = "user land" if narrow else f"Python ({facts.python})"

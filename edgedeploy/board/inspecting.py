@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from edgedeploy.board.elf import version_of
-from edgedeploy.board.facts import BoardFacts
+from edgedeploy.board.facts import BoardFacts, machine_of
 from edgedeploy.board.runtime_choice import Description
 
 
@@ -52,15 +52,6 @@ def found_on(facts: BoardFacts, told: Mapping[str, Any] | None) -> Found:
         sensors=tuple(one_line(name) for name in told.get("power_sources", ())),
         closed={one_line(name): one_line(who) for name, who in told.get("closed", {}).items()},
     )
-
-
-def machine_of(facts: BoardFacts) -> str:
-    """The machine that programs must be built for: that of the user land, which may be narrower than the kernel's."""
-    if facts.system.user_land:
-        return facts.system.user_land
-    known = {"arm64": "aarch64", "amd64": "x86_64", "armv8l": "armv7l", "armhf": "armv7l"}
-    machine = known.get(facts.machine, facts.machine)
-    return "armv7l" if machine == "aarch64" and facts.user_land_bits == 32 else machine
 
 
 def describe(facts: BoardFacts, told: Mapping[str, Any] | None) -> Description:

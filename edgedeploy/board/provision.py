@@ -10,9 +10,9 @@ from typing import Any
 
 from edgedeploy.board.booting import UNPACK_TIMEOUT_S, Boot
 from edgedeploy.board.debian import DebianPackages, DebianPython
-from edgedeploy.board.facts import OLDEST_PYTHON, BoardFacts, check_machine, check_root, python_minor
+from edgedeploy.board.facts import OLDEST_PYTHON, BoardFacts, check_machine, check_root, machine_of, python_minor
 from edgedeploy.board.host_tools import alone, cache_folder
-from edgedeploy.board.inspecting import Found, describe, found_on, machine_of, one_line
+from edgedeploy.board.inspecting import Found, describe, found_on, one_line
 from edgedeploy.board.push import MAX_RESERVED_BYTES, RESERVED_SHARE, push
 from edgedeploy.board.runtime_archive import RuntimeBundle, pack
 from edgedeploy.board.runtime_choice import MODULES, Choice, Description, Way, choose

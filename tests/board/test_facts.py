@@ -13,7 +13,7 @@ import pytest
 
 from edgedeploy.board import BoardFacts, open_board
 from edgedeploy.board.bundle import agent_bundle
-from edgedeploy.board.facts import check_facts, disk_space, parse_probe, probe_command
+from edgedeploy.board.facts import System, check_facts, disk_space, parse_probe, probe_command
 from edgedeploy.errors import BoardError
 from edgedeploy.records import Device, DeviceProfile
 
@@ -131,12 +131,15 @@ def test_a_fitting_board_passes() -> None:
     narrow = replace(PI, user_land_bits=32, python_bits=32)
     for machine in ("aarch64", "armv7l", "armv8l"):
         check_facts(replace(narrow, machine=machine), device, replace(PI_PROFILE, arch="armv7l"), "python3")
+    untold = replace(narrow, user_land_bits=None, system=System(user_land="armv7l"))
+    check_facts(untold, device, replace(PI_PROFILE, arch="armv7l"), "python3")
 
 
 @pytest.mark.parametrize(
     ("changes", "complaint"),
     [
         ({"user_land_bits": 32}, r"the kernel is 64-bit \(aarch64\) but the user land is 32-bit.*install the 64-bit"),
+        ({"user_land_bits": None, "system": System(user_land="armv7l")}, r"\(aarch64\) but the user land is 32-bit"),
         ({"machine": "armv8l", "python_bits": 32}, r"64-bit \(armv8l\) but the user land is 32-bit"),
         ({"python_bits": 32}, r"64-bit \(aarch64\) but the Python \(/usr/bin/python3\) is 32-bit"),
         ({"machine": "x86_64"}, "is a x86_64 machine but its profile pi4 is for aarch64; correct `profile`"),
