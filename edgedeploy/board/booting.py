@@ -8,11 +8,11 @@ from dataclasses import replace
 from typing import Any
 
 from edgedeploy.board.facts import BoardFacts, disk_space
-from edgedeploy.board.inspecting import one_line
 from edgedeploy.board.parcels import parcels
 from edgedeploy.board.push import send_parcels
 from edgedeploy.board.runtime_archive import RuntimeBundle
 from edgedeploy.board.session import COMMAND_TIMEOUT_S, Board
+from edgedeploy.board.untrusted import printable
 from edgedeploy.errors import BoardError
 from edgedeploy.transport import Transport
 
@@ -96,7 +96,7 @@ class Boot:
         argv = ["sh", "-c", _BOOT, "boot", archive, self._folder, self._bundle.sha256]
         unpacked = self._transport.run(argv, timeout_s=UNPACK_TIMEOUT_S, check=False)
         if unpacked.exit_code != 0:
-            said = one_line(unpacked.stderr.decode("utf-8", "replace").strip().rpartition("\n")[2])
+            said = printable(unpacked.stderr.decode("utf-8", "replace").strip().rpartition("\n")[2])
             if self._there:
                 Board(self._transport, self._facts, "").remove([archive])  # so that it is sent afresh next time
             raise BoardError(

@@ -7,6 +7,7 @@ import re
 from dataclasses import dataclass
 
 from edgedeploy.board.probe_scripts import MARK, PROBE, PYTHON_PROBE
+from edgedeploy.board.untrusted import printable
 from edgedeploy.errors import BoardError, NoPython
 from edgedeploy.on_device.facts import parse_isa
 from edgedeploy.records import Device, DeviceProfile
@@ -20,7 +21,6 @@ _64_BIT = {"aarch64", "x86_64", "riscv64"}
 _32_BIT = {"armv7l", "i686"}
 # e_machine and EI_CLASS of the ELF header, little-endian: System V ABI, and Linux, include/uapi/linux/elf-em.h.
 _ELF_MACHINES = {(2, 183): "aarch64", (1, 40): "armv7l", (2, 62): "x86_64", (1, 3): "i686", (2, 243): "riscv64"}
-_MAX_TEXT = 300
 
 
 @dataclass(frozen=True, slots=True)
@@ -211,9 +211,9 @@ def _system(said: dict[str, str], every: dict[str, list[str]]) -> System:
         user_land=_ELF_MACHINES.get((elf[0], elf[14] + 256 * elf[15]), "") if len(elf) == 16 else "",
         memory_bytes=int(memory[1]) * 1024 if memory else None,
         isa=tuple(parse_isa("\n".join(every.get("isa", [])))),
-        model=_plain(said.get("model", "")),
+        model=printable(said.get("model", "")),
         executable=said.get("executable") == "yes",
-        executable_place=_plain(said.get("executable_place", "")),
+        executable_place=printable(said.get("executable_place", "")),
         has_tar=said.get("tar") == "yes",
         other_python=(other[1], other[2]) if other else None,
     )
@@ -236,11 +236,6 @@ def _libc(said: dict[str, str]) -> str:
         if match:
             return f"glibc {match[1]}"
     return "musl" if "musl" in said else ""
-
-
-def _plain(text: str) -> str:
-    """The text without what could steer a terminal, cut short."""
-    return "".join(character for character in text if character.isprintable())[:_MAX_TEXT]
 
 
 def _number(text: str | None) -> int | None:

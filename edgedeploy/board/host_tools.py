@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from edgedeploy.board.untrusted import printable
 from edgedeploy.errors import DownloadError
 from edgedeploy.transport.interruption import check_interrupted
 
@@ -99,4 +100,4 @@ def last_words(text: str) -> str:
     """The last line of a tool's complaint, cut short and without what could steer a terminal."""
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     told = next((line for line in reversed(lines) if line.startswith(("ERROR:", "E:"))), lines[-1] if lines else "")
-    return "".join(character for character in told if character.isprintable())[:300]
+    return printable(told)

@@ -9,6 +9,7 @@ from typing import Any
 from edgedeploy.board.elf import version_of
 from edgedeploy.board.facts import BoardFacts, machine_of
 from edgedeploy.board.runtime_choice import Description
+from edgedeploy.board.untrusted import printable
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,15 +43,15 @@ def found_on(facts: BoardFacts, told: Mapping[str, Any] | None) -> Found:
         libc=system.libc,
         python=facts.python_version or "",
         python_bits=facts.python_bits,
-        model=one_line(told.get("model_name") or system.model),
+        model=printable(told.get("model_name") or system.model),
         isa=tuple(told.get("isa") or system.isa),
         memory_bytes=told.get("memory_bytes") or system.memory_bytes,
         free_bytes=facts.free_bytes,
         root=facts.root,
         executable=system.executable,
-        runtimes={one_line(name): one_line(version) for name, version in _packages(told).items()},
-        sensors=tuple(one_line(name) for name in told.get("power_sources", ())),
-        closed={one_line(name): one_line(who) for name, who in told.get("closed", {}).items()},
+        runtimes={printable(name): printable(version) for name, version in _packages(told).items()},
+        sensors=tuple(printable(name) for name in told.get("power_sources", ())),
+        closed={printable(name): printable(who) for name, who in told.get("closed", {}).items()},
     )
 
 
@@ -79,8 +80,3 @@ def _packages(told: Mapping[str, Any] | None) -> dict[str, str]:
         return {}
     numpy = told.get("numpy")
     return {**told["runtimes"], **({} if numpy is None else {"numpy": numpy})}
-
-
-def one_line(text: str) -> str:
-    """What a board says, as a part of one line, cut short."""
-    return "".join(character for character in text if character.isprintable())[:300]

@@ -12,11 +12,12 @@ from edgedeploy.board.booting import UNPACK_TIMEOUT_S, Boot
 from edgedeploy.board.debian import DebianPackages, DebianPython
 from edgedeploy.board.facts import OLDEST_PYTHON, BoardFacts, check_machine, check_root, machine_of, python_minor
 from edgedeploy.board.host_tools import alone, cache_folder
-from edgedeploy.board.inspecting import Found, describe, found_on, one_line
+from edgedeploy.board.inspecting import Found, describe, found_on
 from edgedeploy.board.push import MAX_RESERVED_BYTES, RESERVED_SHARE, push
 from edgedeploy.board.runtime_archive import RuntimeBundle, pack
 from edgedeploy.board.runtime_choice import MODULES, Choice, Description, Way, choose
 from edgedeploy.board.session import Board, probe
+from edgedeploy.board.untrusted import printable
 from edgedeploy.board.wheels import Index, PipIndex
 from edgedeploy.errors import BoardError
 from edgedeploy.records import Device, DeviceProfile
@@ -215,7 +216,7 @@ def _after(outcome: Provisioned, results: Sequence[Mapping[str, Any]]) -> Provis
     unpacked = results[0]
     names = {module: name for name, module in MODULES.items()}
     failed = {
-        names.get(module, one_line(module)): f"it was brought and cannot be imported: {one_line(why)}"
+        names.get(module, printable(module)): f"it was brought and cannot be imported: {printable(why)}"
         for module, why in unpacked["failed"].items()
     }
     found = outcome.found
@@ -223,11 +224,11 @@ def _after(outcome: Provisioned, results: Sequence[Mapping[str, Any]]) -> Provis
         told = results[1]["facts"]
         found = replace(
             found,
-            model=one_line(told["model_name"]) or found.model,
-            sensors=tuple(one_line(name) for name in told["power_sources"]),
-            closed={one_line(name): one_line(who) for name, who in told["closed"].items()},
+            model=printable(told["model_name"]) or found.model,
+            sensors=tuple(printable(name) for name in told["power_sources"]),
+            closed={printable(name): printable(who) for name, who in told["closed"].items()},
         )
-    runs = {**found.runtimes, **{one_line(name): one_line(version) for name, version in unpacked["runtimes"].items()}}
+    runs = {**found.runtimes, **{printable(name): printable(version) for name, version in unpacked["runtimes"].items()}}
     if "numpy" in outcome.brought:
         runs["numpy"] = outcome.brought["numpy"]  # which each of the runtimes has just imported
     return replace(outcome, found=replace(found, runtimes=runs), cannot={**outcome.cannot, **failed})
