@@ -63,14 +63,13 @@ class Choice:
     """What to bring, and what cannot be had: runtime and the reason, one sentence each.
 
     `libraries` of SYSTEM_LIBRARIES come beside wheels; a Python of its own has them in any case. `notes` say what was
-    taken instead of what was asked for. `there` are the runtimes that the board has already.
+    taken instead of what was asked for.
     """
 
     way: Way
     wheels: tuple[Wheel, ...] = ()
     libraries: tuple[str, ...] = ()
     system_numpy: str = ""
-    there: tuple[str, ...] = ()
     cannot: tuple[tuple[str, str], ...] = ()
     notes: tuple[str, ...] = ()
 
@@ -85,18 +84,13 @@ def choose(board: Description, wanted: Sequence[str], index: Index, own: OwnPyth
 
     `own` is the Python that can be brought, or why none can. Raises DownloadError.
     """
-    there = tuple(name for name in wanted if MODULES[name] in board.present)
-    lacking = [name for name in wanted if name not in there]
+    lacking = [name for name in wanted if MODULES[name] not in board.present]
     if not lacking:
-        return Choice(Way.WHEELS, there=there)
+        return Choice(Way.WHEELS)
     if board.machine not in MACHINES:
-        reason = f"no runtime is published for {board.machine or 'its machine'}"
-        return Choice(Way.WHEELS, there=there, cannot=tuple((name, reason) for name in lacking))
+        return _nothing(lacking, f"no runtime is published for {board.machine or 'its machine'}")
     reason = no_wheels(board)
-    if reason:
-        here = Choice(Way.WHEELS, there=there, cannot=tuple((name, reason) for name in lacking))
-    else:
-        here = replace(_wheels(board, lacking, index, own), there=there)
+    here = _nothing(lacking, reason) if reason else _wheels(board, lacking, index, own)
     if not here.cannot and not here.notes:
         return here
     if isinstance(own, str):
@@ -104,7 +98,8 @@ def choose(board: Description, wanted: Sequence[str], index: Index, own: OwnPyth
         return replace(here, cannot=tuple((name, f"{why}; {own}") for name, why in here.cannot)) if reason else here
     brought = _own(board, list(wanted), index, own)
     # What the board has of its own, such as a build for its GPU, is worth more than what is brought.
-    return brought if len(brought.runtimes) > len(here.runtimes) + len(there) else here
+    there = len(wanted) - len(lacking)
+    return brought if len(brought.runtimes) > len(here.runtimes) + there else here
 
 
 def no_wheels(board: Description) -> str:
@@ -130,6 +125,10 @@ def unfit(needs: Needs, glibc: Version, glibcxx: Version | None) -> str:
             version_text(glibcxx) or "none"
         )
     return ""
+
+
+def _nothing(names: Collection[str], why: str) -> Choice:
+    return Choice(Way.WHEELS, cannot=tuple((name, why) for name in names))
 
 
 def _wheels(board: Description, lacking: Collection[str], index: Index, own: OwnPython | str) -> Choice:
