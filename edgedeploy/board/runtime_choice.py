@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from enum import StrEnum
 
 from edgedeploy.board.elf import Needs, Version, version_of, version_text
+from edgedeploy.board.probe_scripts import PYTHONS
 from edgedeploy.board.wheels import Index, Target, Wheel, series_of
 
 # The runtimes that are published as wheels, each with the module that is imported.
@@ -14,7 +15,6 @@ MODULES = {"onnxruntime": "onnxruntime", "ai-edge-litert": "ai_edge_litert", "tf
 # What runs the same files where the one asked for cannot be had.
 INSTEAD = {"ai-edge-litert": "tflite-runtime"}
 MACHINES = ("aarch64", "x86_64", "armv7l")
-PYTHONS = ((3, 8), (3, 13))
 MAX_STEPS = 8
 # tflite-runtime was built before numpy 2 and does not load beside it.
 OLD_NUMPY: Version = (2,)
