@@ -149,7 +149,7 @@ def _made(board: Description, wanted: Sequence[str], index: Index, cache: Path) 
 
 
 def _packages(choice: Choice) -> dict[str, str]:
-    packages = {wheel.name.replace("_", "-"): wheel.version for wheel in choice.wheels}
+    packages = {wheel.package: wheel.version for wheel in choice.wheels}
     return packages | ({"numpy": choice.system_numpy} if choice.system_numpy else {})
 
 

@@ -76,7 +76,7 @@ class Choice:
     @property
     def runtimes(self) -> tuple[str, ...]:
         """The runtimes among the wheels."""
-        return tuple(name for wheel in self.wheels if (name := wheel.name.replace("_", "-")) in MODULES)
+        return tuple(wheel.package for wheel in self.wheels if wheel.package in MODULES)
 
 
 def choose(board: Description, wanted: Sequence[str], index: Index, own: OwnPython | str) -> Choice:
@@ -140,7 +140,7 @@ def _wheels(board: Description, lacking: Collection[str], index: Index, own: Own
     if wheels and (not numpy or (_old_numpy(wheels) and version_of(numpy) >= OLD_NUMPY)):
         found = fitting.numpy(old=_old_numpy(wheels))
         if isinstance(found, str):
-            return Choice(Way.WHEELS, cannot=(*((wheel.name.replace("_", "-"), found) for wheel in wheels), *cannot))
+            return Choice(Way.WHEELS, cannot=(*((wheel.package, found) for wheel in wheels), *cannot))
         wheels.append(found)
     needed = {name for wheel in wheels for name in wheel.needs.libraries & set(SYSTEM_LIBRARIES)}
     old = any(wheel.needs.glibcxx > board.glibcxx for wheel in wheels)
@@ -156,7 +156,7 @@ def _own(board: Description, wanted: Collection[str], index: Index, own: OwnPyth
     if isinstance(numpy, Wheel):
         wheels.append(numpy)
     elif wheels and not own.numpy:
-        return Choice(Way.OWN_PYTHON, cannot=(*((wheel.name.replace("_", "-"), numpy) for wheel in wheels), *cannot))
+        return Choice(Way.OWN_PYTHON, cannot=(*((wheel.package, numpy) for wheel in wheels), *cannot))
     system_numpy = own.numpy if wheels and not isinstance(numpy, Wheel) else ""
     return Choice(Way.OWN_PYTHON, tuple(wheels), system_numpy=system_numpy, cannot=tuple(cannot), notes=tuple(notes))
 
@@ -193,7 +193,7 @@ class _Fitting:
             if isinstance(found, str) and name in INSTEAD and INSTEAD[name] not in names:
                 other = self.newest(INSTEAD[name])
                 if isinstance(other, Wheel):
-                    notes.append(f"{other.name.replace('_', '-')} {other.version} instead of {name}: {found}")
+                    notes.append(f"{other.package} {other.version} instead of {name}: {found}")
                     found = other
             if isinstance(found, str):
                 cannot.append((name, found))

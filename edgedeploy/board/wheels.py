@@ -56,6 +56,11 @@ class Wheel:
     path: Path
     needs: Needs
 
+    @property
+    def package(self) -> str:
+        """The name that is asked for, where `name` is the one in the file's."""
+        return self.name.replace("_", "-")
+
 
 class Index(Protocol):
     """Where wheels come from."""
