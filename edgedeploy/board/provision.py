@@ -96,7 +96,7 @@ def provision(
             _check_space(told["free_bytes"] if told else None, device, facts, bundle.size_bytes + room)
             push(board, {bundle.sha256: bundle.path}, progress=progress, reserve_bytes=room)
             results = [board.result(board.run_job([operation], timeout_s=UNPACK_TIMEOUT_S), 0)]
-        return _after(outcome, results)
+        return _after(outcome, facts, results)
 
 
 def _wanted(profile: DeviceProfile, named: Sequence[str], facts: BoardFacts) -> list[str]:
@@ -212,22 +212,15 @@ def _operation(bundle: RuntimeBundle, choice: Choice, python: str, device: Devic
     }
 
 
-def _after(outcome: Provisioned, results: Sequence[Mapping[str, Any]]) -> Provisioned:
+def _after(outcome: Provisioned, facts: BoardFacts, results: Sequence[Mapping[str, Any]]) -> Provisioned:
     unpacked = results[0]
     names = {module: name for name, module in MODULES.items()}
     failed = {
         names.get(module, printable(module)): f"it was brought and cannot be imported: {printable(why)}"
         for module, why in unpacked["failed"].items()
     }
-    found = outcome.found
-    if len(results) > 1:
-        told = results[1]["facts"]
-        found = replace(
-            found,
-            model=printable(told["model_name"]) or found.model,
-            sensors=tuple(printable(name) for name in told["power_sources"]),
-            closed={printable(name): printable(who) for name, who in told["closed"].items()},
-        )
+    # a board that had no Python could not be asked before
+    found = found_on(facts, results[1]["facts"]) if len(results) > 1 else outcome.found
     runs = {**found.runtimes, **{printable(name): printable(version) for name, version in unpacked["runtimes"].items()}}
     if "numpy" in outcome.brought:
         runs["numpy"] = outcome.brought["numpy"]  # which each of the runtimes has just imported
