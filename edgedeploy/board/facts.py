@@ -6,6 +6,7 @@ import json
 import re
 from dataclasses import dataclass
 
+from edgedeploy.board.elf import Version, version_of
 from edgedeploy.board.probe_scripts import MARK, PROBE, PYTHON_PROBE
 from edgedeploy.board.untrusted import printable
 from edgedeploy.errors import BoardError, NoPython
@@ -127,9 +128,9 @@ def disk_space(line: str) -> tuple[int, int] | None:
     return (int(found[1]) * 1024, max(0, int(found[3])) * 1024) if found else None
 
 
-def python_minor(facts: BoardFacts) -> tuple[int, ...]:
+def python_minor(facts: BoardFacts) -> Version:
     """Major and minor version of the board's Python, (0, 0) where there is none."""
-    return tuple(int(part[:6]) for part in re.findall(r"\d+", facts.python_version or "0.0")[:2])
+    return version_of(facts.python_version or "0.0")[:2]
 
 
 def check_facts(facts: BoardFacts, device: Device, profile: DeviceProfile, python: str) -> None:
