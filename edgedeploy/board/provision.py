@@ -20,6 +20,7 @@ from edgedeploy.board.session import Board, probe
 from edgedeploy.board.untrusted import printable
 from edgedeploy.board.wheels import Index, PipIndex
 from edgedeploy.errors import BoardError
+from edgedeploy.progress import SILENT
 from edgedeploy.records import Device, DeviceProfile
 from edgedeploy.transport import Transport, open_transport
 
@@ -65,7 +66,7 @@ def provision(
     `step` is told what begins, `progress` the bytes sent so far and in all. Raises PlanError, TransportError,
     BoardError, AgentError, LeaseError or DownloadError; then the board runs what it ran before.
     """
-    tell = step or _nothing
+    tell = step or SILENT.step
     folder = cache or cache_folder()
     with open_transport(device, base) as transport:
         facts = probe(transport, device)
@@ -112,8 +113,9 @@ def _board(transport: Transport, facts: BoardFacts, device: Device) -> Board | N
         version, path = other
         usable = replace(facts, python=path, python_version=version, python_bits=None, bundle=None, loader=None)
         return Board(transport, usable, path)
-    runs = facts.python is not None and python_minor(facts) >= OLDEST_PYTHON
-    return Board(transport, facts, facts.python, facts.interpreter) if runs and facts.python else None
+    if facts.python is None or python_minor(facts) < OLDEST_PYTHON:
+        return None
+    return Board(transport, facts, facts.python, facts.interpreter)
 
 
 def _told(board: Board) -> dict[str, Any]:
@@ -121,10 +123,6 @@ def _told(board: Board) -> dict[str, Any]:
     report = board.run_job([{"op": "tidy_runtimes"}, {"op": "facts"}], timeout_s=FACTS_TIMEOUT_S)
     facts: dict[str, Any] = board.result(report, 1)["facts"]
     return facts
-
-
-def _nothing(_text: str) -> None:
-    return None
 
 
 def _made(board: Description, wanted: Sequence[str], index: Index, cache: Path) -> tuple[Choice, RuntimeBundle | None]:
