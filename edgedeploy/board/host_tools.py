@@ -18,6 +18,8 @@ from edgedeploy.transport.interruption import check_interrupted
 
 TICK_S = 0.2
 TOOL_TIMEOUT_S = 900.0
+# What a registry answered, and the lists of packages, hold for a day.
+FRESH_S = 86_400.0
 
 _ONE_AT_A_TIME = threading.Lock()
 
