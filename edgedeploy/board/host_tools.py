@@ -62,7 +62,7 @@ def alone(cache: Path) -> Iterator[None]:
                 break
             except BlockingIOError:
                 check_interrupted()
-                time.sleep(TICK_S)
+                time.sleep(TICK_S)  # to wait in flock itself would keep Ctrl-C from this thread
         yield
 
 
