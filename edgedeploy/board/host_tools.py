@@ -5,7 +5,6 @@ from __future__ import annotations
 import fcntl
 import os
 import subprocess
-import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -20,8 +19,6 @@ TICK_S = 0.2
 TOOL_TIMEOUT_S = 900.0
 # What a registry answered, and the lists of packages, hold for a day.
 FRESH_S = 86_400.0
-
-_ONE_AT_A_TIME = threading.Lock()
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +52,7 @@ def alone(cache: Path) -> Iterator[None]:
         raise DownloadError(
             f"cannot write to {cache}: {error.strerror}; make it writable, or set EDGEDEPLOY_CACHE to a folder that is."
         ) from error
-    with lock, _ONE_AT_A_TIME:
+    with lock:  # which is this visit's own: a lock on it keeps out threads as it does processes
         while True:
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
