@@ -5,11 +5,12 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from edgedeploy.records import Device, DeviceProfile
+from edgedeploy.records import Device, DeviceProfile, Format, Precision, RuntimeSupport
 from tests.phones import a_phone
 from tests.servers import SERVER_KINDS, ssh_device
 from tools.adbd import SERIAL, Phone
@@ -35,6 +36,12 @@ def server(tmp_path_factory: pytest.TempPathFactory, stubs: Path) -> Iterator[Lo
 def profile() -> DeviceProfile:
     """The kind of board that this machine is."""
     return DeviceProfile("here", "this machine", platform.machine(), (), (), 1 << 30, (), ("local", "ssh"))
+
+
+@pytest.fixture
+def kind(profile: DeviceProfile) -> DeviceProfile:
+    """The same with a runtime, to be provisioned."""
+    return replace(profile, runtimes=(RuntimeSupport("onnxruntime", Format.ONNX, (Precision.FP32,)),))
 
 
 @pytest.fixture
