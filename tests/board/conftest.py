@@ -80,6 +80,7 @@ def device(request: pytest.FixtureRequest, root: Path) -> Device:
 @pytest.fixture(scope="session")
 def library(tmp_path_factory: pytest.TempPathFactory) -> bytes:
     """A small library that needs no more than `puts` of any C library."""
+    # only a compiler makes a real one, and the tests know for these machines alone what it will need
     if shutil.which("cc") is None or platform.machine() not in {"x86_64", "aarch64"}:
         pytest.skip("no C compiler")
     folder = tmp_path_factory.mktemp("library")

@@ -278,6 +278,7 @@ def test_a_root_that_is_mounted_so(
     complaint: str,
 ) -> None:
     """A root that is mounted noexec or read-only is told before anything is downloaded or sent, and how to mend it."""
+    # some kernels and containers keep namespaces from their users, and no folder can be mounted so without one
     if subprocess.run(["unshare", "-Urm", "true"], capture_output=True).returncode != 0:
         pytest.skip("no user namespaces here")
     root.mkdir(parents=True)
