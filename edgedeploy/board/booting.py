@@ -55,11 +55,12 @@ class Boot:
                 f"{transport.board}: the board has neither a Python that can be used nor tar, so that nothing can be "
                 "unpacked there; install python3 or tar on it."
             )
-        self._transport, self._facts, self._bundle = transport, facts, bundle
         root = facts.root.rstrip("/")
+        self._folder = folder = f"{root}/tmp/boot-{secrets.token_hex(8)}"  # noqa: S108 - under our root
+        interpreter = (f"{folder}/lib/{_LOADERS[machine]}", "--library-path", f"{folder}/lib", f"{folder}/bin/python3")
+        facts = replace(facts, agent_sha256=None, bundle=None, loader=None)
+        self._board, self._bundle = Board(transport, facts, interpreter[-1], interpreter), bundle
         self._object = f"{root}/objects/sha256/{bundle.sha256}"
-        self._folder = f"{root}/tmp/boot-{secrets.token_hex(8)}"  # noqa: S108 - under our root
-        self._loader = _LOADERS[machine]
         argv = ["sh", "-c", _CLEAR, "clear", root, self._object]
         said = transport.run(argv, timeout_s=COMMAND_TIMEOUT_S, check=False).stdout.decode("utf-8", "replace")
         # A run that was cut off after its bundle had arrived: it need not be sent again.
@@ -73,32 +74,30 @@ class Boot:
 
         Raises BoardError, AgentError, LeaseError, TransportError; nothing but a whole bundle is left then.
         """
-        folder, bundle = self._folder, self._bundle
-        interpreter = (f"{folder}/lib/{self._loader}", "--library-path", f"{folder}/lib", f"{folder}/bin/python3")
-        facts = replace(self._facts, agent_sha256=None, bundle=None, loader=None)
-        board = Board(self._transport, facts, interpreter[-1], interpreter)
+        board, bundle = self._board, self._bundle
         [parcel] = parcels({bundle.sha256: bundle.path}, {bundle.sha256: bundle.size_bytes}, {})
         archive = board.path(str(parcel.temporary))
+        before: list[dict[str, Any]] = []
         try:
             if self._there:
                 self._unpack(self._object)
             else:
                 send_parcels(board, [parcel], progress)
                 self._unpack(archive)
-            before = [] if self._there else [{"op": "admit", "objects": list(parcel.entries)}]
+                before = [{"op": "admit", "objects": list(parcel.entries)}]
             operations = [*before, dict(operation), {"op": "facts"}]
             report = board.run_job(operations, timeout_s=UNPACK_TIMEOUT_S)
             return [board.result(report, place) for place in range(len(operations))][len(before) :]
         finally:
-            board.remove_trees([archive, folder])
+            board.remove_trees([archive, self._folder])
 
     def _unpack(self, archive: str) -> None:
         argv = ["sh", "-c", _BOOT, "boot", archive, self._folder, self._bundle.sha256]
-        unpacked = self._transport.run(argv, timeout_s=UNPACK_TIMEOUT_S, check=False)
+        unpacked = self._board.transport.run(argv, timeout_s=UNPACK_TIMEOUT_S, check=False)
         if unpacked.exit_code != 0:
             said = printable(unpacked.stderr.decode("utf-8", "replace").strip().rpartition("\n")[2])
             if self._there:
-                Board(self._transport, self._facts, "").remove([archive])  # so that it is sent afresh next time
+                self._board.remove([archive])  # so that it is sent afresh next time
             raise BoardError(
-                f"{self._transport.board}: the runtime that was sent cannot be unpacked there: {said}; run again."
+                f"{self._board.name}: the runtime that was sent cannot be unpacked there: {said}; run again."
             )
