@@ -93,13 +93,8 @@ def probe_command(root: str, python: str, agent_sha256: str, *, named: bool = Fa
 
 def parse_probe(text: str) -> BoardFacts:
     """Read what the probe printed, passing over whatever else a login shell says."""
-    said: dict[str, str] = {}
-    every: dict[str, list[str]] = {}
-    for line in text.splitlines():
-        if line.startswith(MARK):
-            key, _, value = line.removeprefix(MARK).partition("=")
-            said[key] = value.strip()
-            every.setdefault(key, []).append(value.strip())
+    lines = [line.removeprefix(MARK).partition("=") for line in text.splitlines() if line.startswith(MARK)]
+    said = {key: value.strip() for key, _, value in lines}
     disk = disk_space(said.get("disk", ""))
     return BoardFacts(
         machine=said.get("machine", ""),
@@ -118,7 +113,7 @@ def parse_probe(text: str) -> BoardFacts:
         bundle=said.get("bundle"),
         loader=said.get("loader"),
         bundle_packages=_bundle_packages(said.get("manifest", "")),
-        system=_system(said, every),
+        system=_system(said, cpus="\n".join(value.strip() for key, _, value in lines if key == "isa")),
     )
 
 
@@ -202,7 +197,7 @@ def check_root(facts: BoardFacts, board: str) -> None:
         )
 
 
-def _system(said: dict[str, str], every: dict[str, list[str]]) -> System:
+def _system(said: dict[str, str], cpus: str) -> System:
     elf = [int(part) for part in said.get("elf", "").split() if part.isdecimal()]
     memory = re.fullmatch(r"(\d{1,15}) kB", said.get("memory", ""))
     other = re.fullmatch(r"(3\.\d{1,2}) (/[^\0]{1,4000})", said.get("other_python", ""))
@@ -211,7 +206,7 @@ def _system(said: dict[str, str], every: dict[str, list[str]]) -> System:
         # byte 4 is the class, bytes 18 and 19 the machine
         user_land=_ELF_MACHINES.get((elf[0], elf[14] + 256 * elf[15]), "") if len(elf) == 16 else "",
         memory_bytes=int(memory[1]) * 1024 if memory else None,
-        isa=tuple(parse_isa("\n".join(every.get("isa", [])))),
+        isa=tuple(parse_isa(cpus)),
         model=printable(said.get("model", "")),
         executable=said.get("executable") == "yes",
         executable_place=printable(said.get("executable_place", "")),
