@@ -13,7 +13,7 @@ from pathlib import Path
 from edgedeploy.board.bundle import agent_bundle
 from edgedeploy.board.facts import BoardFacts, check_machine, parse_probe, probe_command
 from edgedeploy.board.push import HASHED_BYTES_PER_S, PushResult, check_space
-from edgedeploy.board.session import COMMAND_TIMEOUT_S, PROBE_TIMEOUT_S, transfer_timeout_s
+from edgedeploy.board.session import COMMAND_TIMEOUT_S, PROBE_TIMEOUT_S, adding_up, transfer_timeout_s
 from edgedeploy.board.untrusted import plain
 from edgedeploy.errors import BoardError, LeaseError, TransferError, TransportError
 from edgedeploy.records import Device, DeviceProfile
@@ -142,16 +142,9 @@ class BareBoard:
     def _send(
         self, missing: Sequence[Wanted], payload: int, progress: Callable[[int, int], None] | None, hashing_s: float
     ) -> None:
-        token, sent = secrets.token_hex(8), 0
+        token, advance = secrets.token_hex(8), adding_up(progress, payload)
         # one for each digest, though two places may want it
         temporaries = {file.sha256: f"tmp/{token}-{file.sha256}" for file in missing}
-
-        def advance(size: int) -> None:
-            nonlocal sent
-            sent += size
-            if progress is not None:
-                progress(sent, payload)
-
         try:
             for file in {file.sha256: file for file in missing}.values():
                 place = f"{self.root}/{temporaries[file.sha256]}"

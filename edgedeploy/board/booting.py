@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-import re
 import secrets
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
-from edgedeploy.board.facts import BoardFacts
-from edgedeploy.board.inspecting import one_line
+from edgedeploy.board.facts import BoardFacts, disk_space
+from edgedeploy.board.parcels import parcels
+from edgedeploy.board.push import send_parcels
 from edgedeploy.board.runtime_archive import RuntimeBundle
-from edgedeploy.board.session import COMMAND_TIMEOUT_S, Board, transfer_timeout_s
+from edgedeploy.board.session import COMMAND_TIMEOUT_S, Board
+from edgedeploy.board.untrusted import printable
 from edgedeploy.errors import BoardError
 from edgedeploy.transport import Transport
 
@@ -54,19 +55,18 @@ class Boot:
                 f"{transport.board}: the board has neither a Python that can be used nor tar, so that nothing can be "
                 "unpacked there; install python3 or tar on it."
             )
-        self._transport, self._facts, self._bundle = transport, facts, bundle
-        root, token = facts.root.rstrip("/"), secrets.token_hex(8)
+        root = facts.root.rstrip("/")
+        self._folder = folder = f"{root}/tmp/boot-{secrets.token_hex(8)}"  # noqa: S108 - under our root
+        interpreter = (f"{folder}/lib/{_LOADERS[machine]}", "--library-path", f"{folder}/lib", f"{folder}/bin/python3")
+        facts = replace(facts, agent_sha256=None, bundle=None, loader=None)
+        self._board, self._bundle = Board(transport, facts, interpreter[-1], interpreter), bundle
         self._object = f"{root}/objects/sha256/{bundle.sha256}"
-        self._temporary = f"tmp/{token}-{bundle.sha256}@0"
-        self._archive = f"{root}/{self._temporary}"
-        self._folder = f"{root}/tmp/boot-{token}"  # noqa: S108 - under our root
-        self._loader = _LOADERS[machine]
         argv = ["sh", "-c", _CLEAR, "clear", root, self._object]
         said = transport.run(argv, timeout_s=COMMAND_TIMEOUT_S, check=False).stdout.decode("utf-8", "replace")
         # A run that was cut off after its bundle had arrived: it need not be sent again.
         self._there = "there=yes" in said.splitlines()
-        disk = re.search(r"^disk=.*\s\d+\s+\d+\s+(\d+)\s+\d+%\s", said, re.MULTILINE)
-        self.free_bytes = int(disk[1]) * 1024 if disk else None
+        disk = disk_space(next((line for line in said.splitlines() if line.startswith("disk=")), ""))
+        self.free_bytes = disk[1] if disk else None
         self.needed_bytes = BOOT_BYTES + (0 if self._there else bundle.size_bytes)
 
     def run(self, operation: Mapping[str, Any], progress: Callable[[int, int], None] | None) -> list[dict[str, Any]]:
@@ -74,41 +74,30 @@ class Boot:
 
         Raises BoardError, AgentError, LeaseError, TransportError; nothing but a whole bundle is left then.
         """
-        folder, size = self._folder, self._bundle.size_bytes
-        interpreter = (f"{folder}/lib/{self._loader}", "--library-path", f"{folder}/lib", f"{folder}/bin/python3")
-        facts = replace(self._facts, agent_sha256=None, bundle=None, loader=None)
-        board = Board(self._transport, facts, interpreter[-1], interpreter)
-        sent = 0
-
-        def advance(count: int) -> None:
-            nonlocal sent
-            sent += count
-            if progress is not None:
-                progress(sent, size)
-
+        board, bundle = self._board, self._bundle
+        [parcel] = parcels({bundle.sha256: bundle.path}, {bundle.sha256: bundle.size_bytes}, {})
+        archive = board.path(str(parcel.temporary))
+        before: list[dict[str, Any]] = []
         try:
             if self._there:
                 self._unpack(self._object)
             else:
-                deadline_s = transfer_timeout_s(size)
-                self._transport.put(self._bundle.path, self._archive, timeout_s=deadline_s, progress=advance)
-                self._unpack(self._archive)
-            entry = {"temporary": self._temporary, "sha256": self._bundle.sha256, "size_bytes": size}
-            before = [] if self._there else [{"op": "admit", "objects": [entry]}]
+                send_parcels(board, [parcel], progress)
+                self._unpack(archive)
+                before = [{"op": "admit", "objects": list(parcel.entries)}]
             operations = [*before, dict(operation), {"op": "facts"}]
             report = board.run_job(operations, timeout_s=UNPACK_TIMEOUT_S)
             return [board.result(report, place) for place in range(len(operations))][len(before) :]
         finally:
-            board.remove([self._archive])
-            board.remove_folder(folder)
+            board.remove_trees([archive, self._folder])
 
     def _unpack(self, archive: str) -> None:
         argv = ["sh", "-c", _BOOT, "boot", archive, self._folder, self._bundle.sha256]
-        unpacked = self._transport.run(argv, timeout_s=UNPACK_TIMEOUT_S, check=False)
+        unpacked = self._board.transport.run(argv, timeout_s=UNPACK_TIMEOUT_S, check=False)
         if unpacked.exit_code != 0:
-            said = one_line(unpacked.stderr.decode("utf-8", "replace").strip().rpartition("\n")[2])
+            said = printable(unpacked.stderr.decode("utf-8", "replace").strip().rpartition("\n")[2])
             if self._there:
-                Board(self._transport, self._facts, "").remove([archive])  # so that it is sent afresh next time
+                self._board.remove([archive])  # so that it is sent afresh next time
             raise BoardError(
-                f"{self._transport.board}: the runtime that was sent cannot be unpacked there: {said}; run again."
+                f"{self._board.name}: the runtime that was sent cannot be unpacked there: {said}; run again."
             )

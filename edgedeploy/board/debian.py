@@ -12,11 +12,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from edgedeploy.board.elf import needs_of, offered_glibcxx, version_of
-from edgedeploy.board.host_tools import Ended, last_words, run_tool
+from edgedeploy.board.host_tools import FRESH_S, Ended, last_words, run_tool
 from edgedeploy.board.runtime_choice import SYSTEM_LIBRARIES, OwnPython
 from edgedeploy.errors import DownloadError
 
-LISTS_FRESH_S = 86_400.0
 _ARCHITECTURES = {"aarch64": "arm64", "armv7l": "armhf", "x86_64": "amd64"}
 _LIBRARY_PACKAGES = ("libc6", "libgcc-s1", "libgomp1", "libstdc++6")
 _PYTHON_LIBRARIES = ("libbz2-1.0", "libexpat1", "libffi8", "liblzma5", "libssl3", "zlib1g")
@@ -135,7 +134,7 @@ class DebianPackages:
         return [part for key, value in settings.items() for part in ("-o", f"{key}={value}")]
 
     def _refresh(self) -> None:
-        if self._stamp.exists() and time.time() - self._stamp.stat().st_mtime < LISTS_FRESH_S:
+        if self._stamp.exists() and time.time() - self._stamp.stat().st_mtime < FRESH_S:
             return
         ended = run_tool(["apt-get", *self._options(), "-qq", "update"])
         # One source out of reach does not matter where the others have what is wanted: the download will tell.

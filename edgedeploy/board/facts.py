@@ -6,8 +6,9 @@ import json
 import re
 from dataclasses import dataclass
 
-from edgedeploy.board.elf import MACHINES
+from edgedeploy.board.elf import MACHINES, Version, version_of
 from edgedeploy.board.probe_scripts import MARK, PROBE, PYTHON_PROBE
+from edgedeploy.board.untrusted import printable
 from edgedeploy.errors import BoardError, NoPython
 from edgedeploy.on_device.facts import parse_isa
 from edgedeploy.records import Device, DeviceProfile
@@ -18,8 +19,8 @@ _DISK = re.compile(r"\s(\d+)\s+(\d+)\s+(-?\d+)\s+\d+%\s")
 # What other systems than the kernel call a machine.
 SAME_MACHINE = {"arm64": "aarch64", "amd64": "x86_64", "x86-64": "x86_64", "armhf": "armv7l"}
 _64_BIT = {"aarch64", "x86_64", "riscv64"}
+_32_BIT = {"armv7l", "i686"}
 _ELF_MACHINES = {**MACHINES, (1, 3): "i686"}
-_MAX_TEXT = 300
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +57,6 @@ class BoardFacts:
     machine: str
     kernel: str
     user_land_bits: int | None
-    home: str
     root: str
     root_writable: bool
     free_bytes: int | None
@@ -92,23 +92,17 @@ def probe_command(root: str, python: str, agent_sha256: str, *, named: bool = Fa
 
 def parse_probe(text: str) -> BoardFacts:
     """Read what the probe printed, passing over whatever else a login shell says."""
-    said: dict[str, str] = {}
-    every: dict[str, list[str]] = {}
-    for line in text.splitlines():
-        if line.startswith(MARK):
-            key, _, value = line.removeprefix(MARK).partition("=")
-            said[key] = value.strip()
-            every.setdefault(key, []).append(value.strip())
-    disk = _DISK.search(said.get("disk", "") + " ")
+    lines = [line.removeprefix(MARK).partition("=") for line in text.splitlines() if line.startswith(MARK)]
+    said = {key: value.strip() for key, _, value in lines}
+    disk = disk_space(said.get("disk", ""))
     return BoardFacts(
         machine=said.get("machine", ""),
         kernel=said.get("kernel", ""),
         user_land_bits=_number(said.get("user_land_bits")),
-        home=said.get("home", ""),
         root=said.get("root", ""),
         root_writable=said.get("writable") == "yes",
-        free_bytes=max(0, int(disk[3])) * 1024 if disk else None,
-        total_bytes=int(disk[1]) * 1024 if disk else None,
+        free_bytes=disk[1] if disk else None,
+        total_bytes=disk[0] if disk else None,
         python_found="python_found" in said,
         python=said.get("python") or None,
         python_version=said.get("python_version"),
@@ -118,13 +112,19 @@ def parse_probe(text: str) -> BoardFacts:
         bundle=said.get("bundle"),
         loader=said.get("loader"),
         bundle_packages=_bundle_packages(said.get("manifest", "")),
-        system=_system(said, every),
+        system=_system(said, cpus="\n".join(value.strip() for key, _, value in lines if key == "isa")),
     )
 
 
-def python_minor(facts: BoardFacts) -> tuple[int, ...]:
+def disk_space(line: str) -> tuple[int, int] | None:
+    """The bytes of a file system in all and those that are free, by its line of `df -P -k`; None where it is none."""
+    found = _DISK.search(f"{line} ")
+    return (int(found[1]) * 1024, max(0, int(found[3])) * 1024) if found else None
+
+
+def python_minor(facts: BoardFacts) -> Version:
     """Major and minor version of the board's Python, (0, 0) where there is none."""
-    return tuple(int(part[:6]) for part in re.findall(r"\d+", facts.python_version or "0.0")[:2])
+    return version_of(facts.python_version or "0.0")[:2]
 
 
 def check_facts(facts: BoardFacts, device: Device, profile: DeviceProfile, python: str) -> None:
@@ -132,6 +132,16 @@ def check_facts(facts: BoardFacts, device: Device, profile: DeviceProfile, pytho
     check_machine(facts, device, profile)
     _check_python(facts, device.name, python)
     check_root(facts, device.name)
+
+
+def machine_of(facts: BoardFacts) -> str:
+    """The machine that programs must be built for: that of the user land, which may be narrower than the kernel's."""
+    if facts.system.user_land:
+        return facts.system.user_land
+    machine = SAME_MACHINE.get(facts.machine, facts.machine)
+    # what a 64-bit Arm kernel calls itself to a 32-bit program, and what such a user land really is
+    narrow = machine == "armv8l" or (machine == "aarch64" and facts.user_land_bits == 32)
+    return "armv7l" if narrow else machine
 
 
 def check_machine(facts: BoardFacts, device: Device, profile: DeviceProfile) -> None:
@@ -143,8 +153,7 @@ def check_machine(facts: BoardFacts, device: Device, profile: DeviceProfile) -> 
         )
     machine = SAME_MACHINE.get(facts.machine, facts.machine)
     wanted = SAME_MACHINE.get(profile.arch, profile.arch)
-    narrow = facts.user_land_bits == 32 or machine == "armv8l"
-    # what a 64-bit Arm kernel calls itself to a 32-bit program, and what such a user land really is
+    narrow = facts.user_land_bits == 32 or machine_of(facts) in _32_BIT
     kernel = "aarch64" if machine == "armv8l" else machine
     if wanted in _64_BIT and kernel == wanted and (narrow or facts.python_bits == 32):
         what = "user land" if narrow else f"Python ({facts.python})"
@@ -187,7 +196,7 @@ def check_root(facts: BoardFacts, board: str) -> None:
         )
 
 
-def _system(said: dict[str, str], every: dict[str, list[str]]) -> System:
+def _system(said: dict[str, str], cpus: str) -> System:
     elf = [int(part) for part in said.get("elf", "").split() if part.isdecimal()]
     memory = re.fullmatch(r"(\d{1,15}) kB", said.get("memory", ""))
     other = re.fullmatch(r"(3\.\d{1,2}) (/[^\0]{1,4000})", said.get("other_python", ""))
@@ -196,10 +205,10 @@ def _system(said: dict[str, str], every: dict[str, list[str]]) -> System:
         # from byte 4 on: that is the class, bytes 18 and 19 are the machine, little-endian
         user_land=_ELF_MACHINES.get((elf[0], elf[14] + 256 * elf[15]), "") if len(elf) == 16 else "",
         memory_bytes=int(memory[1]) * 1024 if memory else None,
-        isa=tuple(parse_isa("\n".join(every.get("isa", [])))),
-        model=_plain(said.get("model", "")),
+        isa=tuple(parse_isa(cpus)),
+        model=printable(said.get("model", "")),
         executable=said.get("executable") == "yes",
-        executable_place=_plain(said.get("executable_place", "")),
+        executable_place=printable(said.get("executable_place", "")),
         has_tar=said.get("tar") == "yes",
         other_python=(other[1], other[2]) if other else None,
     )
@@ -222,11 +231,6 @@ def _libc(said: dict[str, str]) -> str:
         if match:
             return f"glibc {match[1]}"
     return "musl" if "musl" in said else ""
-
-
-def _plain(text: str) -> str:
-    """The text without what could steer a terminal, cut short."""
-    return "".join(character for character in text if character.isprintable())[:_MAX_TEXT]
 
 
 def _number(text: str | None) -> int | None:

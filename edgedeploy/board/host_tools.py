@@ -5,20 +5,20 @@ from __future__ import annotations
 import fcntl
 import os
 import subprocess
-import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from edgedeploy.board.untrusted import printable
 from edgedeploy.errors import DownloadError
 from edgedeploy.transport.interruption import check_interrupted
 
 TICK_S = 0.2
 TOOL_TIMEOUT_S = 900.0
-
-_ONE_AT_A_TIME = threading.Lock()
+# What a registry answered, and the lists of packages, hold for a day.
+FRESH_S = 86_400.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,14 +52,14 @@ def alone(cache: Path) -> Iterator[None]:
         raise DownloadError(
             f"cannot write to {cache}: {error.strerror}; make it writable, or set EDGEDEPLOY_CACHE to a folder that is."
         ) from error
-    with lock, _ONE_AT_A_TIME:
+    with lock:  # which is this visit's own: a lock on it keeps out threads as it does processes
         while True:
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 break
             except BlockingIOError:
                 check_interrupted()
-                time.sleep(TICK_S)
+                time.sleep(TICK_S)  # to wait in flock itself would keep Ctrl-C from this thread
         yield
 
 
@@ -99,4 +99,4 @@ def last_words(text: str) -> str:
     """The last line of a tool's complaint, cut short and without what could steer a terminal."""
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     told = next((line for line in reversed(lines) if line.startswith(("ERROR:", "E:"))), lines[-1] if lines else "")
-    return "".join(character for character in told if character.isprintable())[:300]
+    return printable(told)

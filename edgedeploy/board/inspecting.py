@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from edgedeploy.board.elf import version_of
-from edgedeploy.board.facts import BoardFacts
+from edgedeploy.board.facts import BoardFacts, machine_of
 from edgedeploy.board.runtime_choice import Description
+from edgedeploy.board.untrusted import printable
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,25 +43,16 @@ def found_on(facts: BoardFacts, told: Mapping[str, Any] | None) -> Found:
         libc=system.libc,
         python=facts.python_version or "",
         python_bits=facts.python_bits,
-        model=one_line(told.get("model_name") or system.model),
+        model=printable(told.get("model_name") or system.model),
         isa=tuple(told.get("isa") or system.isa),
         memory_bytes=told.get("memory_bytes") or system.memory_bytes,
         free_bytes=facts.free_bytes,
         root=facts.root,
         executable=system.executable,
-        runtimes={one_line(name): one_line(version) for name, version in _packages(told).items()},
-        sensors=tuple(one_line(name) for name in told.get("power_sources", ())),
-        closed={one_line(name): one_line(who) for name, who in told.get("closed", {}).items()},
+        runtimes={printable(name): printable(version) for name, version in _packages(told).items()},
+        sensors=tuple(printable(name) for name in told.get("power_sources", ())),
+        closed={printable(name): printable(who) for name, who in told.get("closed", {}).items()},
     )
-
-
-def machine_of(facts: BoardFacts) -> str:
-    """The machine that programs must be built for: that of the user land, which may be narrower than the kernel's."""
-    if facts.system.user_land:
-        return facts.system.user_land
-    known = {"arm64": "aarch64", "amd64": "x86_64", "armv8l": "armv7l", "armhf": "armv7l"}
-    machine = known.get(facts.machine, facts.machine)
-    return "armv7l" if machine == "aarch64" and facts.user_land_bits == 32 else machine
 
 
 def describe(facts: BoardFacts, told: Mapping[str, Any] | None) -> Description:
@@ -88,8 +80,3 @@ def _packages(told: Mapping[str, Any] | None) -> dict[str, str]:
         return {}
     numpy = told.get("numpy")
     return {**told["runtimes"], **({} if numpy is None else {"numpy": numpy})}
-
-
-def one_line(text: str) -> str:
-    """What a board says, as a part of one line, cut short."""
-    return "".join(character for character in text if character.isprintable())[:300]

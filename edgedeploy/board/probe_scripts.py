@@ -4,6 +4,10 @@ from __future__ import annotations
 
 MARK = "edgedeploy-probe:"
 
+# Runtimes are published as wheels for these, from the first to the last.
+PYTHONS = ((3, 8), (3, 13))
+_PYTHONS = [f"3.{minor}" for minor in range(PYTHONS[0][1], PYTHONS[1][1] + 1)]
+
 # Any Python runs this, so that one that is too old can say so.
 PYTHON_PROBE = f"""
 import hashlib, os, struct, sys
@@ -49,7 +53,6 @@ case $root in
   /*) ;;
   *) root=$HOME/$root ;;
 esac
-say home "$HOME"
 say machine "$(uname -m)"
 say kernel "$(uname -s) $(uname -r)"
 say user_land_bits "$(getconf LONG_BIT 2>/dev/null)"
@@ -117,13 +120,13 @@ if command -v "$python" >/dev/null 2>&1; then
   printf '%s\\n' "$told"
 fi
 case $told in
-  *python_version=3.[89].* | *python_version=3.1[0-3].*) exit 0 ;;
+  {" | ".join(f"*python_version={version}.*" for version in _PYTHONS)}) exit 0 ;;
 esac
-for other in "$2" python3.13 python3.12 python3.11 python3.10 python3.9 python3.8; do
+for other in "$2" {" ".join(f"python{version}" for version in reversed(_PYTHONS))}; do
   if [ "$other" != "$python" ] && command -v "$other" >/dev/null 2>&1; then
     version=$("$other" -c 'import sys; print("%d.%d" % sys.version_info[:2])' </dev/null 2>/dev/null)
     case $version in
-      3.[89] | 3.1[0-3])
+      {" | ".join(_PYTHONS)})
         say other_python "$version $(command -v "$other")"
         exit 0
         ;;

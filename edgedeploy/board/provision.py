@@ -10,15 +10,17 @@ from typing import Any
 
 from edgedeploy.board.booting import UNPACK_TIMEOUT_S, Boot
 from edgedeploy.board.debian import DebianPackages, DebianPython
-from edgedeploy.board.facts import OLDEST_PYTHON, BoardFacts, check_machine, check_root, python_minor
+from edgedeploy.board.facts import OLDEST_PYTHON, BoardFacts, check_machine, check_root, machine_of, python_minor
 from edgedeploy.board.host_tools import alone, cache_folder
-from edgedeploy.board.inspecting import Found, describe, found_on, machine_of, one_line
+from edgedeploy.board.inspecting import Found, describe, found_on
 from edgedeploy.board.push import MAX_RESERVED_BYTES, RESERVED_SHARE, push
 from edgedeploy.board.runtime_archive import RuntimeBundle, pack
 from edgedeploy.board.runtime_choice import MODULES, Choice, Description, Way, choose
 from edgedeploy.board.session import Board, probe
+from edgedeploy.board.untrusted import printable
 from edgedeploy.board.wheels import Index, PipIndex
 from edgedeploy.errors import BoardError
+from edgedeploy.progress import SILENT
 from edgedeploy.records import Device, DeviceProfile
 from edgedeploy.transport import Transport, open_transport
 
@@ -64,7 +66,7 @@ def provision(
     `step` is told what begins, `progress` the bytes sent so far and in all. Raises PlanError, TransportError,
     BoardError, AgentError, LeaseError or DownloadError; then the board runs what it ran before.
     """
-    tell = step or _nothing
+    tell = step or SILENT.step
     folder = cache or cache_folder()
     with open_transport(device, base) as transport:
         facts = probe(transport, device)
@@ -95,7 +97,7 @@ def provision(
             _check_space(told["free_bytes"] if told else None, device, facts, bundle.size_bytes + room)
             push(board, {bundle.sha256: bundle.path}, progress=progress, reserve_bytes=room)
             results = [board.result(board.run_job([operation], timeout_s=UNPACK_TIMEOUT_S), 0)]
-        return _after(outcome, results)
+        return _after(outcome, facts, results)
 
 
 def _wanted(profile: DeviceProfile, named: Sequence[str], facts: BoardFacts) -> list[str]:
@@ -111,8 +113,9 @@ def _board(transport: Transport, facts: BoardFacts, device: Device) -> Board | N
         version, path = other
         usable = replace(facts, python=path, python_version=version, python_bits=None, bundle=None, loader=None)
         return Board(transport, usable, path)
-    runs = facts.python is not None and python_minor(facts) >= OLDEST_PYTHON
-    return Board(transport, facts, facts.python, facts.interpreter) if runs and facts.python else None
+    if facts.python is None or python_minor(facts) < OLDEST_PYTHON:
+        return None
+    return Board(transport, facts, facts.python, facts.interpreter)
 
 
 def _told(board: Board) -> dict[str, Any]:
@@ -120,10 +123,6 @@ def _told(board: Board) -> dict[str, Any]:
     report = board.run_job([{"op": "tidy_runtimes"}, {"op": "facts"}], timeout_s=FACTS_TIMEOUT_S)
     facts: dict[str, Any] = board.result(report, 1)["facts"]
     return facts
-
-
-def _nothing(_text: str) -> None:
-    return None
 
 
 def _made(board: Description, wanted: Sequence[str], index: Index, cache: Path) -> tuple[Choice, RuntimeBundle | None]:
@@ -148,7 +147,7 @@ def _made(board: Description, wanted: Sequence[str], index: Index, cache: Path) 
 
 
 def _packages(choice: Choice) -> dict[str, str]:
-    packages = {wheel.name.replace("_", "-"): wheel.version for wheel in choice.wheels}
+    packages = {wheel.package: wheel.version for wheel in choice.wheels}
     return packages | ({"numpy": choice.system_numpy} if choice.system_numpy else {})
 
 
@@ -211,23 +210,16 @@ def _operation(bundle: RuntimeBundle, choice: Choice, python: str, device: Devic
     }
 
 
-def _after(outcome: Provisioned, results: Sequence[Mapping[str, Any]]) -> Provisioned:
+def _after(outcome: Provisioned, facts: BoardFacts, results: Sequence[Mapping[str, Any]]) -> Provisioned:
     unpacked = results[0]
     names = {module: name for name, module in MODULES.items()}
     failed = {
-        names.get(module, one_line(module)): f"it was brought and cannot be imported: {one_line(why)}"
+        names.get(module, printable(module)): f"it was brought and cannot be imported: {printable(why)}"
         for module, why in unpacked["failed"].items()
     }
-    found = outcome.found
-    if len(results) > 1:
-        told = results[1]["facts"]
-        found = replace(
-            found,
-            model=one_line(told["model_name"]) or found.model,
-            sensors=tuple(one_line(name) for name in told["power_sources"]),
-            closed={one_line(name): one_line(who) for name, who in told["closed"].items()},
-        )
-    runs = {**found.runtimes, **{one_line(name): one_line(version) for name, version in unpacked["runtimes"].items()}}
+    # a board that had no Python could not be asked before
+    found = found_on(facts, results[1]["facts"]) if len(results) > 1 else outcome.found
+    runs = {**found.runtimes, **{printable(name): printable(version) for name, version in unpacked["runtimes"].items()}}
     if "numpy" in outcome.brought:
         runs["numpy"] = outcome.brought["numpy"]  # which each of the runtimes has just imported
     return replace(outcome, found=replace(found, runtimes=runs), cannot={**outcome.cannot, **failed})

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from edgedeploy.board.parcels import Parcel, parcels, verified_bytes
-from edgedeploy.board.session import Board, transfer_timeout_s
+from edgedeploy.board.session import Board, adding_up, transfer_timeout_s
 from edgedeploy.errors import BoardError, LeaseError, TransferError
 from edgedeploy.records import Artifact, Variant
 
@@ -100,12 +100,11 @@ def _send(
     progress: Callable[[int, int], None] | None,
     hashing_s: float,
 ) -> None:
-    payload = sum(missing.values()) - sum(kept.values())
-    refused = _send_parcels(board, parcels(artifacts, missing, kept), payload, progress, hashing_s)
+    refused = _send_parcels(board, parcels(artifacts, missing, kept), progress, hashing_s)
     # What another push or a lost tail took away from under this one is sent whole, once.
     again = {sha256: missing[sha256] for sha256 in refused if sha256 in kept}
     if again:
-        later = _send_parcels(board, parcels(artifacts, again, {}), sum(again.values()), None, hashing_s)
+        later = _send_parcels(board, parcels(artifacts, again, {}), None, hashing_s)
         refused = {sha256: why for sha256, why in refused.items() if sha256 not in again} | later
     if refused:
         lost = next(sha256 for sha256 in missing if sha256 in refused)
@@ -119,25 +118,12 @@ def _send(
 def _send_parcels(
     board: Board,
     sending: Sequence[Parcel],
-    payload: int,
     progress: Callable[[int, int], None] | None,
     hashing_s: float,
 ) -> dict[str, str]:
     """Send all and have them admitted; returns why not, by the SHA-256 of each object that was refused."""
-    sent = 0
-
-    def advance(size: int) -> None:
-        nonlocal sent
-        sent += size
-        if progress is not None:
-            progress(sent, payload)
-
     try:
-        for parcel in sending:
-            if parcel.temporary is not None:
-                with parcel.file() as source:
-                    deadline_s = transfer_timeout_s(parcel.size_bytes)
-                    board.transport.put(source, board.path(parcel.temporary), timeout_s=deadline_s, progress=advance)
+        send_parcels(board, sending, progress)
         entries = [entry for parcel in sending for entry in parcel.entries]
         result = _admit(board, entries, hashing_s)
     except (BoardError, TransferError):
@@ -147,6 +133,16 @@ def _send_parcels(
     reasons = {entry["sha256"]: entry["reason"] for entry in result["refused"]}
     unadmitted = {entry["sha256"] for entry in entries} - set(result["admitted"])
     return {sha256: reasons.get(sha256, "the board does not say why") for sha256 in sorted(unadmitted)}
+
+
+def send_parcels(board: Board, sending: Sequence[Parcel], progress: Callable[[int, int], None] | None) -> None:
+    """Bring parcels to the board under their temporary names. Raises TransportError."""
+    advance = adding_up(progress, sum(parcel.size_bytes for parcel in sending))
+    for parcel in sending:
+        if parcel.temporary is not None:
+            with parcel.file() as source:
+                deadline_s = transfer_timeout_s(parcel.size_bytes)
+                board.transport.put(source, board.path(parcel.temporary), timeout_s=deadline_s, progress=advance)
 
 
 def _admit(board: Board, entries: Sequence[Mapping[str, Any]], timeout_s: float) -> dict[str, Any]:

@@ -14,11 +14,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from edgedeploy.board.wheels import Wheel, members
+from edgedeploy.store import file_digest
 
 VERSION = 3  # raise it when the same wheels and packages are packed in another way
 MANIFEST = "bundle.json"
 _LEVEL = 6
-_CHUNK_BYTES = 1 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +46,12 @@ def pack(
     """
     folder = cache / "bundles"
     folder.mkdir(parents=True, exist_ok=True)
-    inputs = [VERSION, [(wheel.path.name, _sha256(wheel.path)) for wheel in wheels], sorted(extra), list(packages)]
+    inputs = [
+        VERSION,
+        [(wheel.path.name, file_digest(wheel.path)[0]) for wheel in wheels],
+        sorted(extra),
+        list(packages),
+    ]
     key = hashlib.sha256(json.dumps([inputs, about], sort_keys=True).encode()).hexdigest()
     answer = folder / f"{key}.json"
     found = _known(folder, answer)
@@ -59,20 +64,20 @@ def pack(
             files |= _unzipped(wheel, Path(temporary))
         packed = Path(temporary) / "packed"
         unpacked_bytes = _write(packed, files, manifest)
-        sha256 = _sha256(packed)
-        packed.replace(folder / f"{sha256}.tar.gz")
-    path = folder / f"{sha256}.tar.gz"
+        sha256, size_bytes = file_digest(packed)
+        path = packed.replace(folder / f"{sha256}.tar.gz")
     answer.write_text(json.dumps([sha256, unpacked_bytes, len(files) + 1]), "utf-8")
-    return RuntimeBundle(sha256, path, path.stat().st_size, unpacked_bytes, len(files) + 1)
+    return RuntimeBundle(sha256, path, size_bytes, unpacked_bytes, len(files) + 1)
 
 
 def _known(folder: Path, answer: Path) -> RuntimeBundle | None:
     try:
         sha256, unpacked_bytes, files = json.loads(answer.read_text("utf-8"))
         path = folder / f"{sha256}.tar.gz"
-        if _sha256(path) != sha256:
+        found, size_bytes = file_digest(path)
+        if found != sha256:
             return None
-        return RuntimeBundle(sha256, path, path.stat().st_size, int(unpacked_bytes), int(files))
+        return RuntimeBundle(sha256, path, size_bytes, int(unpacked_bytes), int(files))
     except (OSError, ValueError, TypeError):
         return None
 
@@ -107,11 +112,3 @@ def _write(packed: Path, files: Mapping[str, Path], manifest: bytes) -> int:
             tar.addfile(entry, io.BytesIO(content))
             total += len(content)
     return total
-
-
-def _sha256(path: Path) -> str:
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while chunk := file.read(_CHUNK_BYTES):
-            digest.update(chunk)
-    return digest.hexdigest()

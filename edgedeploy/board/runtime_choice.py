@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from enum import StrEnum
 
 from edgedeploy.board.elf import Needs, Version, version_of, version_text
+from edgedeploy.board.probe_scripts import PYTHONS
 from edgedeploy.board.wheels import Index, Target, Wheel, series_of
 
 # The runtimes that are published as wheels, each with the module that is imported.
@@ -14,7 +15,6 @@ MODULES = {"onnxruntime": "onnxruntime", "ai-edge-litert": "ai_edge_litert", "tf
 # What runs the same files where the one asked for cannot be had.
 INSTEAD = {"ai-edge-litert": "tflite-runtime"}
 MACHINES = ("aarch64", "x86_64", "armv7l")
-PYTHONS = ((3, 8), (3, 13))
 MAX_STEPS = 8
 # tflite-runtime was built before numpy 2 and does not load beside it.
 OLD_NUMPY: Version = (2,)
@@ -63,21 +63,20 @@ class Choice:
     """What to bring, and what cannot be had: runtime and the reason, one sentence each.
 
     `libraries` of SYSTEM_LIBRARIES come beside wheels; a Python of its own has them in any case. `notes` say what was
-    taken instead of what was asked for. `there` are the runtimes that the board has already.
+    taken instead of what was asked for.
     """
 
     way: Way
     wheels: tuple[Wheel, ...] = ()
     libraries: tuple[str, ...] = ()
     system_numpy: str = ""
-    there: tuple[str, ...] = ()
     cannot: tuple[tuple[str, str], ...] = ()
     notes: tuple[str, ...] = ()
 
     @property
     def runtimes(self) -> tuple[str, ...]:
         """The runtimes among the wheels."""
-        return tuple(name for wheel in self.wheels if (name := wheel.name.replace("_", "-")) in MODULES)
+        return tuple(wheel.package for wheel in self.wheels if wheel.package in MODULES)
 
 
 def choose(board: Description, wanted: Sequence[str], index: Index, own: OwnPython | str) -> Choice:
@@ -85,18 +84,13 @@ def choose(board: Description, wanted: Sequence[str], index: Index, own: OwnPyth
 
     `own` is the Python that can be brought, or why none can. Raises DownloadError.
     """
-    there = tuple(name for name in wanted if MODULES[name] in board.present)
-    lacking = [name for name in wanted if name not in there]
+    lacking = [name for name in wanted if MODULES[name] not in board.present]
     if not lacking:
-        return Choice(Way.WHEELS, there=there)
+        return Choice(Way.WHEELS)
     if board.machine not in MACHINES:
-        reason = f"no runtime is published for {board.machine or 'its machine'}"
-        return Choice(Way.WHEELS, there=there, cannot=tuple((name, reason) for name in lacking))
+        return _nothing(lacking, f"no runtime is published for {board.machine or 'its machine'}")
     reason = no_wheels(board)
-    if reason:
-        here = Choice(Way.WHEELS, there=there, cannot=tuple((name, reason) for name in lacking))
-    else:
-        here = replace(_wheels(board, lacking, index, own), there=there)
+    here = _nothing(lacking, reason) if reason else _wheels(board, lacking, index, own)
     if not here.cannot and not here.notes:
         return here
     if isinstance(own, str):
@@ -104,7 +98,8 @@ def choose(board: Description, wanted: Sequence[str], index: Index, own: OwnPyth
         return replace(here, cannot=tuple((name, f"{why}; {own}") for name, why in here.cannot)) if reason else here
     brought = _own(board, list(wanted), index, own)
     # What the board has of its own, such as a build for its GPU, is worth more than what is brought.
-    return brought if len(brought.runtimes) > len(here.runtimes) + len(there) else here
+    there = len(wanted) - len(lacking)
+    return brought if len(brought.runtimes) > len(here.runtimes) + there else here
 
 
 def no_wheels(board: Description) -> str:
@@ -132,6 +127,10 @@ def unfit(needs: Needs, glibc: Version, glibcxx: Version | None) -> str:
     return ""
 
 
+def _nothing(names: Collection[str], why: str) -> Choice:
+    return Choice(Way.WHEELS, cannot=tuple((name, why) for name in names))
+
+
 def _wheels(board: Description, lacking: Collection[str], index: Index, own: OwnPython | str) -> Choice:
     lent = _lent(board, own)
     target = Target(board.machine, board.python[:2], board.glibc)
@@ -141,7 +140,7 @@ def _wheels(board: Description, lacking: Collection[str], index: Index, own: Own
     if wheels and (not numpy or (_old_numpy(wheels) and version_of(numpy) >= OLD_NUMPY)):
         found = fitting.numpy(old=_old_numpy(wheels))
         if isinstance(found, str):
-            return Choice(Way.WHEELS, cannot=(*((wheel.name.replace("_", "-"), found) for wheel in wheels), *cannot))
+            return Choice(Way.WHEELS, cannot=(*((wheel.package, found) for wheel in wheels), *cannot))
         wheels.append(found)
     needed = {name for wheel in wheels for name in wheel.needs.libraries & set(SYSTEM_LIBRARIES)}
     old = any(wheel.needs.glibcxx > board.glibcxx for wheel in wheels)
@@ -157,7 +156,7 @@ def _own(board: Description, wanted: Collection[str], index: Index, own: OwnPyth
     if isinstance(numpy, Wheel):
         wheels.append(numpy)
     elif wheels and not own.numpy:
-        return Choice(Way.OWN_PYTHON, cannot=(*((wheel.name.replace("_", "-"), numpy) for wheel in wheels), *cannot))
+        return Choice(Way.OWN_PYTHON, cannot=(*((wheel.package, numpy) for wheel in wheels), *cannot))
     system_numpy = own.numpy if wheels and not isinstance(numpy, Wheel) else ""
     return Choice(Way.OWN_PYTHON, tuple(wheels), system_numpy=system_numpy, cannot=tuple(cannot), notes=tuple(notes))
 
@@ -194,7 +193,7 @@ class _Fitting:
             if isinstance(found, str) and name in INSTEAD and INSTEAD[name] not in names:
                 other = self.newest(INSTEAD[name])
                 if isinstance(other, Wheel):
-                    notes.append(f"{other.name.replace('_', '-')} {other.version} instead of {name}: {found}")
+                    notes.append(f"{other.package} {other.version} instead of {name}: {found}")
                     found = other
             if isinstance(found, str):
                 cannot.append((name, found))

@@ -6,7 +6,7 @@ import json
 import secrets
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ from edgedeploy.errors import AgentError, BoardError, LeaseError, PlanError, Tra
 from edgedeploy.on_device.reply import find_frame, pack_job
 from edgedeploy.on_device.schema import SCHEMA, MalformedDocument, check_report
 from edgedeploy.records import Device, DeviceProfile
-from edgedeploy.transport import Completed, Transport, open_transport
+from edgedeploy.transport import Completed, Progress, Transport, open_transport
 
 PROBE_TIMEOUT_S = 60.0  # an emulated board takes most of it to start Python
 COMMAND_TIMEOUT_S = 60.0
@@ -118,10 +118,10 @@ class Board:
         with suppress(TransportError):
             self.transport.run(["rm", "-f", "--", *paths], timeout_s=COMMAND_TIMEOUT_S, check=False)
 
-    def remove_folder(self, path: str) -> None:
-        """Remove a folder with all that is in it; it is no error if the link is gone or the folder is not there."""
+    def remove_trees(self, paths: Sequence[str]) -> None:
+        """The same with folders and all that is in them."""
         with suppress(TransportError):
-            self.transport.run(["rm", "-rf", "--", path], timeout_s=COMMAND_TIMEOUT_S, check=False)
+            self.transport.run(["rm", "-rf", "--", *paths], timeout_s=COMMAND_TIMEOUT_S, check=False)
 
     def _install_agent(self) -> None:
         content, digest = agent_bundle()
@@ -177,6 +177,20 @@ def probe(transport: Transport, device: Device) -> BoardFacts:
 def transfer_timeout_s(size_bytes: int) -> float:
     """A deadline for a transfer: that of a slow radio link. A link that says nothing is given up much earlier."""
     return 60.0 + size_bytes / 20_000
+
+
+def adding_up(progress: Callable[[int, int], None] | None, total_bytes: int) -> Progress | None:
+    """What transports tell of each chunk that they sent, so that `progress` hears the bytes so far and in all."""
+    if progress is None:
+        return None
+    sent = 0
+
+    def advance(size_bytes: int) -> None:
+        nonlocal sent
+        sent += size_bytes
+        progress(sent, total_bytes)
+
+    return advance
 
 
 def _end(completed: Completed) -> str:

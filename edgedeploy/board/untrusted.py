@@ -25,6 +25,11 @@ def plain_document(value: Any) -> Any:
     return value
 
 
+def printable(text: str, most: int = 300) -> str:
+    """The text without whatever is not printable, breaks among it, and cut to `most` characters."""
+    return "".join(character for character in text if character.isprintable())[:most]
+
+
 def one_line(text: str, most: int = 2000) -> str:
     """The text plain, without breaks, and cut to `most` characters."""
     shown = " ".join(plain(text[: most + 1]).split())

@@ -15,13 +15,12 @@ from pathlib import Path
 from typing import Protocol
 
 from edgedeploy.board.elf import Needs, Version, joined, needs_of, version_of
-from edgedeploy.board.host_tools import last_words, run_tool
+from edgedeploy.board.host_tools import FRESH_S, last_words, run_tool
 from edgedeploy.errors import DownloadError
 
 # Tags lie in both directions, so newer ones are offered too, after those that promise to fit.
 NEWEST_GLIBC_MINOR = 43
 OLDEST_GLIBC_MINOR = {"x86_64": 5, "aarch64": 17, "armv7l": 17}
-FRESH_S = 86_400.0
 _UNREACHABLE = re.compile(
     r"Retrying \(|Could not fetch URL|Max retries|[Cc]onnection|name resolution|No route|timed? ?out"
 )
@@ -55,6 +54,11 @@ class Wheel:
     version: str
     path: Path
     needs: Needs
+
+    @property
+    def package(self) -> str:
+        """The name that is asked for, where `name` is the one in the file's."""
+        return self.name.replace("_", "-")
 
 
 class Index(Protocol):

@@ -108,9 +108,8 @@ def _remarks(value: Provisioned) -> list[str]:
     lines += [f"took {note}" for note in value.notes]
     lines += [f"goes without {name}: {why}" for name, why in value.cannot.items()]
     lines += [
-        f"the sensor {name} is there and closed to this user: {who}; let the user join it"
-        if "group" in who
-        else f"the sensor {name} is there and closed to this user: {who}"
+        f"the sensor {name} is there and closed to this user: {who}"
+        + ("; let the user join it" if "group" in who else "")
         for name, who in found.closed.items()
     ]
     if not found.executable:

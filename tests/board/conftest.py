@@ -5,11 +5,12 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from edgedeploy.records import Device, DeviceProfile
+from edgedeploy.records import Device, DeviceProfile, Format, Precision, RuntimeSupport
 from tests.servers import SERVER_KINDS, ssh_device
 from tools.adbd import SERIAL, Phone
 from tools.loopback_ssh import LoopbackServer, loopback_ssh
@@ -34,6 +35,12 @@ def server(tmp_path_factory: pytest.TempPathFactory, stubs: Path) -> Iterator[Lo
 def profile() -> DeviceProfile:
     """The kind of board that this machine is."""
     return DeviceProfile("here", "this machine", platform.machine(), (), (), 1 << 30, (), ("local", "ssh"))
+
+
+@pytest.fixture
+def kind(profile: DeviceProfile) -> DeviceProfile:
+    """The same with a runtime, to be provisioned."""
+    return replace(profile, runtimes=(RuntimeSupport("onnxruntime", Format.ONNX, (Precision.FP32,)),))
 
 
 @pytest.fixture
@@ -66,6 +73,7 @@ def device(request: pytest.FixtureRequest, root: Path) -> Device:
 @pytest.fixture(scope="session")
 def library(tmp_path_factory: pytest.TempPathFactory) -> bytes:
     """A small library that needs no more than `puts` of any C library."""
+    # only a compiler makes a real one, and the tests know for these machines alone what it will need
     if shutil.which("cc") is None or platform.machine() not in {"x86_64", "aarch64"}:
         pytest.skip("no C compiler")
     folder = tmp_path_factory.mktemp("library")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import platform
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -17,18 +17,12 @@ from edgedeploy.board.debian import DebianPackages, DebianPython
 from edgedeploy.board.provision import Provisioned, provision
 from edgedeploy.board.runtime_choice import OwnPython
 from edgedeploy.errors import BoardError, ConnectError, EdgeDeployError
-from edgedeploy.records import Device, DeviceProfile, Format, Precision, RuntimeSupport
-from edgedeploy.transport import Completed
-from edgedeploy.transport.local import LocalTransport
+from edgedeploy.records import Device, DeviceProfile
+from tests.board.faulty import faulty
 from tests.board.made_wheels import Shop, make_wheel
 
 LOADER = booting._LOADERS.get(platform.machine(), "")
 pytestmark = pytest.mark.skipif(not LOADER, reason="no Python is brought to this kind of machine")
-
-
-@pytest.fixture
-def kind(profile: DeviceProfile) -> DeviceProfile:
-    return replace(profile, runtimes=(RuntimeSupport("onnxruntime", Format.ONNX, (Precision.FP32,)),))
 
 
 @pytest.fixture
@@ -98,35 +92,6 @@ def test_a_newer_one_replaces_it(mute: Device, kind: DeviceProfile, tmp_path: Pa
     assert second.found.runtimes["onnxruntime"] == "7.2"
     assert second.bundle != first.bundle
     assert left(root) == sorted([f"runtimes/{second.bundle}", "runtimes/current"])
-
-
-class Faulty(LocalTransport):
-    """Spoils what is sent, or loses the link at a given command."""
-
-    cut_bytes = 0
-    flip = False
-    lost_at = ""
-
-    def put(self, source: Path, destination: str, **options: Any) -> None:
-        if source.name.endswith(".tar.gz"):
-            content = bytearray(source.read_bytes())
-            content[len(content) // 2] ^= self.flip
-            source = source.parent / "spoilt"
-            source.write_bytes(bytes(content[: len(content) - self.cut_bytes]))
-        super().put(source, destination, **options)
-
-    def run(self, argv: Sequence[str], **options: Any) -> Completed:
-        if self.lost_at and self.lost_at in argv:
-            raise ConnectError(self.board, "the link is lost")
-        if self.lost_at and argv[0] == "rm":
-            raise ConnectError(self.board, "the link is lost")
-        return super().run(argv, **options)
-
-
-def faulty(monkeypatch: pytest.MonkeyPatch, **faults: object) -> None:
-    for name, value in faults.items():
-        monkeypatch.setattr(Faulty, name, value)
-    monkeypatch.setattr(provisioning, "open_transport", lambda device, base: Faulty(device.name))
 
 
 @pytest.mark.fault
@@ -212,9 +177,7 @@ def test_neither_python_nor_tar(
 
 
 @pytest.mark.fault
-def test_a_python_that_does_not_run_there(
-    mute: Device, kind: DeviceProfile, tmp_path: Path, root: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_python_that_does_not_run_there(mute: Device, kind: DeviceProfile, tmp_path: Path, root: Path) -> None:
     """A Python that was brought and does not start on the board's kernel is told with its last words, and goes."""
     (tmp_path / "loader").write_text("#!/bin/sh\necho 'FATAL: kernel too old' >&2\nexit 127\n")
     with pytest.raises(EdgeDeployError, match=r"^mute: .*FATAL: kernel too old"):

@@ -13,7 +13,7 @@ import pytest
 
 from edgedeploy.board import BoardFacts, open_board
 from edgedeploy.board.bundle import agent_bundle
-from edgedeploy.board.facts import check_facts, parse_probe, probe_command
+from edgedeploy.board.facts import System, check_facts, disk_space, parse_probe, probe_command
 from edgedeploy.errors import BoardError
 from edgedeploy.records import Device, DeviceProfile
 
@@ -21,7 +21,6 @@ PI = BoardFacts(
     machine="aarch64",
     kernel="Linux 6.6.31",
     user_land_bits=64,
-    home="/home/pi",
     root="/home/pi/.edgedeploy",
     root_writable=True,
     free_bytes=20 << 30,
@@ -105,6 +104,18 @@ def test_login_banners_are_passed_over() -> None:
     assert parse_probe(said) == replace(PI, root="/home/pi/a=b", free_bytes=free, total_bytes=total)
 
 
+@pytest.mark.parametrize(
+    ("line", "space"),
+    [
+        ("/dev/root 30000 8000 22000 27% /", (30000 << 10, 22000 << 10)),
+        ("disk=/dev/root 30000 30000 -20 101% /", (30000 << 10, 0)),  # what is kept for root is in use too
+        ("df: /x: No such file", None),
+    ],
+)
+def test_space_on_a_disk(line: str, space: tuple[int, int] | None) -> None:
+    assert disk_space(line) == space
+
+
 def test_silence_is_no_board() -> None:
     facts = parse_probe("This account is currently not available.\n")
     assert (facts.machine, facts.python, facts.free_bytes, facts.root_writable) == ("", None, None, False)
@@ -120,12 +131,15 @@ def test_a_fitting_board_passes() -> None:
     narrow = replace(PI, user_land_bits=32, python_bits=32)
     for machine in ("aarch64", "armv7l", "armv8l"):
         check_facts(replace(narrow, machine=machine), device, replace(PI_PROFILE, arch="armv7l"), "python3")
+    untold = replace(narrow, user_land_bits=None, system=System(user_land="armv7l"))
+    check_facts(untold, device, replace(PI_PROFILE, arch="armv7l"), "python3")
 
 
 @pytest.mark.parametrize(
     ("changes", "complaint"),
     [
         ({"user_land_bits": 32}, r"the kernel is 64-bit \(aarch64\) but the user land is 32-bit.*install the 64-bit"),
+        ({"user_land_bits": None, "system": System(user_land="armv7l")}, r"\(aarch64\) but the user land is 32-bit"),
         ({"machine": "armv8l", "python_bits": 32}, r"64-bit \(armv8l\) but the user land is 32-bit"),
         ({"python_bits": 32}, r"64-bit \(aarch64\) but the Python \(/usr/bin/python3\) is 32-bit"),
         ({"machine": "x86_64"}, "is a x86_64 machine but its profile pi4 is for aarch64; correct `profile`"),

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from edgedeploy.board.facts import BoardFacts, System, parse_probe, probe_command
-from edgedeploy.board.inspecting import describe, found_on, machine_of
+from edgedeploy.board.facts import BoardFacts, System, machine_of, parse_probe, probe_command
+from edgedeploy.board.inspecting import describe, found_on
 from edgedeploy.board.provision import _board
 from edgedeploy.records import Device
 from edgedeploy.transport.local import LocalTransport

@@ -16,18 +16,13 @@ from edgedeploy.board.debian import DebianPackages
 from edgedeploy.board.provision import Provisioned, provision
 from edgedeploy.board.wheels import PipIndex
 from edgedeploy.errors import BoardError, DownloadError, TransferError
-from edgedeploy.records import Device, DeviceProfile, Format, Precision, RuntimeSupport
+from edgedeploy.records import Device, DeviceProfile
 from edgedeploy.transport import Completed
 from edgedeploy.transport.local import LocalTransport
+from tests.board.faulty import faulty
 from tests.board.made_wheels import Shop, make_wheel, registry, unreachable_registry
 from tests.servers import ssh_device
 from tools.loopback_ssh import LoopbackServer
-
-
-@pytest.fixture
-def kind(profile: DeviceProfile) -> DeviceProfile:
-    runtime = RuntimeSupport("onnxruntime", Format.ONNX, (Precision.FP32,))
-    return replace(profile, runtimes=(runtime,))
 
 
 @pytest.fixture
@@ -215,25 +210,8 @@ def test_an_unreachable_registry_leaves_the_board_alone(
     assert tidy(root)
 
 
-class Spoiling(LocalTransport):
-    """Sends a bundle with a byte flipped, or only the first half of it."""
-
-    cut = False
-
-    def put(self, source: Path, destination: str, **options: Any) -> None:
-        content = source.read_bytes()
-        if source.name.endswith(".tar.gz"):
-            half = len(content) // 2
-            spoilt = source.parent / "spoilt"
-            spoilt.write_bytes(
-                content[:half] if self.cut else content[:half] + bytes([content[half] ^ 1]) + content[half + 1 :]
-            )
-            source = spoilt
-        super().put(source, destination, **options)
-
-
 @pytest.mark.fault
-@pytest.mark.parametrize("cut", [False, True], ids=["flipped", "truncated"])
+@pytest.mark.parametrize("fault", [{"flip": True}, {"cut_bytes": 100}], ids=["flipped", "truncated"])
 def test_a_bundle_spoilt_on_the_way(
     local: Device,
     kind: DeviceProfile,
@@ -241,12 +219,11 @@ def test_a_bundle_spoilt_on_the_way(
     tmp_path: Path,
     root: Path,
     monkeypatch: pytest.MonkeyPatch,
-    cut: bool,
+    fault: dict[str, Any],
 ) -> None:
     """A bundle that did not arrive whole is told by its hash, before anything is unpacked; the next run succeeds."""
     with monkeypatch.context() as patch:
-        patch.setattr(provisioning, "open_transport", lambda device, base: Spoiling(device.name))
-        patch.setattr(Spoiling, "cut", cut)
+        faulty(patch, **fault)
         with pytest.raises(TransferError, match="1 of 1 files did not arrive whole"):
             bring(local, kind, tmp_path)
     assert not (root / "runtimes" / "current").exists()
@@ -301,6 +278,7 @@ def test_a_root_that_is_mounted_so(
     complaint: str,
 ) -> None:
     """A root that is mounted noexec or read-only is told before anything is downloaded or sent, and how to mend it."""
+    # some kernels and containers keep namespaces from their users, and no folder can be mounted so without one
     if subprocess.run(["unshare", "-Urm", "true"], capture_output=True).returncode != 0:
         pytest.skip("no user namespaces here")
     root.mkdir(parents=True)

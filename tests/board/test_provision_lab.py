@@ -147,7 +147,7 @@ def test_a_board_that_loses_its_power_while_it_is_provisioned(borrowed: Borrowed
             there = borrowed.board.run("/bin/sh", "-c", f"ls -d {ROOT}/tmp/runtime-*/unpacked 2>/dev/null || true")
             if there.strip():
                 break
-            time.sleep(0.05)
+            time.sleep(0.05)  # a board tells nobody how far it is: it must be asked again
         borrowed.board.reboot()
 
     puller = threading.Thread(target=pull)

@@ -176,7 +176,7 @@ def test_an_older_cxx_library_is_replaced_for_the_workers() -> None:
 def test_only_what_is_missing_is_brought() -> None:
     described = replace(board("3.10", "2.35"), present={"onnxruntime": "1.17 for the GPU", "numpy": "1.26.1"})
     choice = choose(described, BOTH, MadeUpIndex(), OWN)
-    assert (versions(choice), choice.there) == ({"ai_edge_litert": "2.3.0"}, ("onnxruntime",))
+    assert (versions(choice), choice.runtimes) == ({"ai_edge_litert": "2.3.0"}, ("ai-edge-litert",))
     full = replace(described, present={"onnxruntime": "1", "ai_edge_litert": "2"})
     index = MadeUpIndex()
     assert versions(choose(full, BOTH, index, OWN)) == {}
