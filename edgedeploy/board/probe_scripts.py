@@ -31,7 +31,7 @@ except (ImportError, AttributeError, ValueError):
     pass
 """
 
-# What a cut link left in tmp a day ago is nobody's any more.
+# What a cut link left in tmp and has lain there for two days (`find` counts whole ones) is nobody's any more.
 # The subshell around the test write is needed: a redirection that fails ends a POSIX shell.
 # A file is run under the root because neither `mount` nor its options tell what a security module forbids besides.
 # The ELF header of `od` itself tells the user land's width and machine where there is no getconf.

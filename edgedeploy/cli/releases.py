@@ -67,7 +67,7 @@ def print_status(
         else:
             _line(f"{name}: {_release(seen.current)}{when}; {trust}.")
         if seen.previous is not None:
-            _line(f"  before: {_release(seen.previous)}")
+            _line(f"  before: {_release(seen.previous, 'kept as the one before since')}")
         for release in (seen.current, seen.previous):
             for drift in release.drift if release else ():
                 out.print(
@@ -128,9 +128,9 @@ def _key(key: SigningKey) -> dict[str, str]:
     return {"name": key.name, "fingerprint": key.fingerprint, "public": key.public, "file": str(key.path)}
 
 
-def _release(release: Release) -> str:
+def _release(release: Release, state: str = "since") -> str:
     return (
-        f"release {release.number}, {release.variant_name or 'unknown'}, since {release.since}, "
+        f"release {release.number}, {release.variant_name or 'unknown'}, {state} {release.since}, "
         f"signed by {release.key or 'nobody'}"
     )
 

@@ -43,7 +43,8 @@ _TELLING = ("reload", "health", "unit", "user_unit")
 class Release:
     """A release on a board; times are ISO 8601 in UTC.
 
-    `key` is the fingerprint of the key that signed it, `since` when the board made it active, by the board's clock.
+    `key` is the fingerprint of the key that signed it, `since` when the board made it what it is, the active one or
+    the one before, by the board's clock.
     `drift` says what of its files is no longer as it was signed, empty where all is.
     """
 

@@ -145,7 +145,7 @@ def test_lock_of_a_dead_owner(device: Device, profile: DeviceProfile, root: Path
 def test_leftovers_of_a_day_go_by_themselves(
     device: Device, profile: DeviceProfile, root: Path, tmp_path: Path
 ) -> None:
-    """What cut links left on a board is removed after a day by whoever comes next, without being asked."""
+    """What cut links left on a board is removed after two days by whoever comes next, without being asked."""
     old, fresh = root / "tmp" / "0123-old", root / "tmp" / "0123-fresh"
     old.parent.mkdir(parents=True)
     for left in (old, fresh):
