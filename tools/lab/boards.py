@@ -19,6 +19,7 @@ from tools.lab.system import LabError, mounts_below, run, unmount_below
 BOOT = Path(__file__).with_name("boot.sh")
 PORTS = {"ssh": 22, "adb": 5555}
 ANSWER_S = 30.0
+GREETING_S = 10.0
 THROTTLED_CORES = 0.5
 BLOCK_BYTES = 4096
 
@@ -114,7 +115,8 @@ class VirtualBoard:
         """Wait until its server answers. Raises LabError."""
         deadline = time.monotonic() + timeout_s
         while time.monotonic() < deadline:
-            with suppress(OSError), socket.create_connection((self.address, self.port), 2) as connection:
+            # An emulated sshd that shares busy cores takes seconds to greet, and each impatient caller costs it another.
+            with suppress(OSError), socket.create_connection((self.address, self.port), GREETING_S) as connection:
                 if self.kind.link == "adb" or connection.recv(4) == b"SSH-":
                     return
             time.sleep(0.1)
