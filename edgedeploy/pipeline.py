@@ -10,12 +10,14 @@ from typing import Any
 
 from edgedeploy import build as building
 from edgedeploy.board import BoardFacts, open_board
+from edgedeploy.board.provision import Provisioned
 from edgedeploy.build import Built, Failure, again
 from edgedeploy.compress import FineTune, training
 from edgedeploy.deploy import Activated, SigningKey, Wanted, load_key, settled
 from edgedeploy.errors import EdgeDeployError, ExitCode, NothingQualifies, PlanError
 from edgedeploy.export.layer_errors import LayerErrors
 from edgedeploy.lab import Visit, Visited, measurement, releasing, run_over, visit, worst_exit_code
+from edgedeploy.lab.provisioning import provision_fleet
 from edgedeploy.progress import SILENT, Progress
 from edgedeploy.project import Project
 from edgedeploy.records import Choice, Device, Report, Variant
@@ -28,9 +30,10 @@ REPORT_FILE = "report.html"
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """What a whole run did, and where its report lies."""
+    """What a whole run did, and where its report lies. `provisioned` is empty where nothing was to be brought."""
 
     built: Built
+    provisioned: tuple[Visited[Provisioned], ...]
     visits: tuple[Visited[Visit], ...]
     choices: tuple[Choice, ...]
     report: Path
@@ -38,7 +41,7 @@ class Run:
     @property
     def exit_code(self) -> ExitCode:
         """The worst that happened: what a retry cannot mend, then what it may, then a device without a winner."""
-        codes = {worst_exit_code(self.visits)}
+        codes = {worst_exit_code(self.provisioned), worst_exit_code(self.visits)}
         if self.built.failures:
             codes.add(ExitCode.FAILED)
         if not all(choice.winner for choice in self.choices):
@@ -48,24 +51,36 @@ class Run:
 
 def run(
     project: Project,
+    devices: Sequence[str] = (),
     progress: Progress = SILENT,
     mode: str | None = None,
     accelerator: str | None = None,
     *,
     afresh: bool = False,
+    provision: bool = False,
 ) -> Run:
-    """All stations, each doing only what is not done yet. A board that fails does not stop the others."""
-    for device in project.devices():
+    """All stations, each doing only what is not done yet. A board that fails does not stop the others.
+
+    With `provision` boards are brought the runtimes that they lack before anything is pushed; one that cannot be is
+    not visited after.
+    """
+    boards = project.devices(devices)
+    for device in boards:
         project.accelerator(device, accelerator)  # a mistake is better told before the training than after
     if project.plan.train is not None:
         train(project, progress)
     built = build(project, progress=progress)
     if not built.variants:
         raise EdgeDeployError(f"nothing could be built: {built.failures[0].variant}: {built.failures[0].reason}")
-    visits = profile(project, progress=progress, mode=mode, accelerator=accelerator, afresh=afresh)
-    choices = select(project, accelerator=accelerator)
-    page = report(project, choices=choices, failures=built.failures, accelerator=accelerator)
-    return Run(built, tuple(visits), tuple(choices), page)
+    names = [device.name for device in boards]
+    provisioned = provision_fleet(project, names, progress=progress) if provision else []
+    unfit = {visited.device for visited in provisioned if visited.error is not None}
+    visits: list[Visited[Visit]] = []
+    if fit := [name for name in names if name not in unfit]:
+        visits = profile(project, fit, progress=progress, mode=mode, accelerator=accelerator, afresh=afresh)
+    choices = select(project, names, accelerator)
+    page = report(project, devices=names, choices=choices, failures=built.failures, accelerator=accelerator)
+    return Run(built, tuple(provisioned), tuple(visits), tuple(choices), page)
 
 
 def train(project: Project, progress: Progress = SILENT, *, afresh: bool = False) -> bool:
@@ -192,21 +207,22 @@ def report(
     project: Project,
     path: Path | None = None,
     *,
+    devices: Sequence[str] = (),
     choices: Sequence[Choice] | None = None,
     failures: Sequence[Failure] = (),
     accelerator: str | None = None,
 ) -> Path:
     """Write the HTML page of everything built, measured and chosen; returns its path. Chooses where not given."""
     path = path or project.folder / REPORT_FILE
-    devices = project.devices()
+    boards = project.devices(devices)
     write_report(
         path,
         title=project.folder.resolve().name,
         variants=project.variants(),
-        reports=[report for device in devices for report in project.latest_reports(device, accelerator).values()],
-        choices=select(project, accelerator=accelerator) if choices is None else choices,
+        reports=[report for device in boards for report in project.latest_reports(device, accelerator).values()],
+        choices=select(project, devices, accelerator) if choices is None else choices,
         failures=[(failure.variant, failure.reason) for failure in failures],
-        devices=devices,
+        devices=boards,
     )
     return path
 

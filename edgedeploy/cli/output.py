@@ -16,6 +16,7 @@ from edgedeploy.cli.account import print_account
 from edgedeploy.cli.bars import Bars, Lines
 from edgedeploy.cli.console import out, print_json
 from edgedeploy.cli.layers import print_layers
+from edgedeploy.cli.provision import print_provisioned, provisioned_record
 from edgedeploy.cli.visits import print_errors, visit_record
 from edgedeploy.cli.words import (
     accuracy,
@@ -198,6 +199,7 @@ def ran(run: Run, *, as_json: bool) -> None:
                 "variants": run.built.variants,
                 "made": run.built.made,
                 "failures": run.built.failures,
+                "provisioned": [provisioned_record(visited) for visited in run.provisioned],
                 "pushes": [_push_record(visited) for visited in run.visits],
                 "choices": run.choices,
                 "report": run.report,
@@ -205,6 +207,8 @@ def ran(run: Run, *, as_json: bool) -> None:
         )
         return
     print_built(run.built)
+    if run.provisioned:
+        print_provisioned(run.provisioned, as_json=False)
     by_name = {variant.name: variant for variant in run.built.variants}
     for visited in run.visits:
         if visited.value is not None:

@@ -51,7 +51,7 @@ def print_provisioned(visits: Sequence[Visited[Provisioned]], *, as_json: bool) 
     from edgedeploy.lab import worst_exit_code
 
     if as_json:
-        print_json([_record(visited) for visited in visits])
+        print_json([provisioned_record(visited) for visited in visits])
         return worst_exit_code(visits)
     done = [visited.value for visited in visits if visited.value is not None]
     if done:
@@ -62,7 +62,8 @@ def print_provisioned(visits: Sequence[Visited[Provisioned]], *, as_json: bool) 
     return print_errors(visits)
 
 
-def _record(visited: Visited[Provisioned]) -> dict[str, object]:
+def provisioned_record(visited: Visited[Provisioned]) -> dict[str, object]:
+    """What JSON says of one board."""
     from edgedeploy.cli.visits import visit_record
 
     return visit_record(visited) | (asdict(visited.value) if visited.value is not None else {})

@@ -186,9 +186,13 @@ def select(
 @app.command()
 def run(
     project: Folder = Path(),
+    device: Devices = [],  # noqa: B006
     mode: Mode = None,
     accelerator: Accelerator = None,
     afresh: Afresh = False,
+    provision: Annotated[
+        bool, typer.Option("--provision", help="Bring boards the runtimes they lack before anything is pushed.")
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Walk the whole road, from where it stopped.
@@ -201,7 +205,7 @@ def run(
 
     opened = Project(project)
     with output.progress() as progress:
-        done = pipeline.run(opened, progress, mode, accelerator, afresh=afresh)
+        done = pipeline.run(opened, device, progress, mode, accelerator, afresh=afresh, provision=provision)
     output.ran(done, as_json=as_json)
     raise typer.Exit(done.exit_code)
 

@@ -115,7 +115,7 @@ class VirtualBoard:
         """Wait until its server answers. Raises LabError."""
         deadline = time.monotonic() + timeout_s
         while time.monotonic() < deadline:
-            # An emulated sshd that shares busy cores takes seconds to greet, and each impatient caller costs it another.
+            # An emulated sshd on busy cores takes seconds to greet, and each impatient caller costs it another.
             with suppress(OSError), socket.create_connection((self.address, self.port), GREETING_S) as connection:
                 if self.kind.link == "adb" or connection.recv(4) == b"SSH-":
                     return
