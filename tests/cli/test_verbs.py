@@ -117,6 +117,30 @@ def test_run_walks_the_whole_road_and_goes_on_where_it_stopped(built: Path, caps
 
 
 @pytest.mark.usefixtures("short_modes")
+def test_run_provisions_first_and_passes_over_a_board_that_it_cannot(
+    built: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("EDGEDEPLOY_CACHE", str(built / "cache"))
+    with (built / "fleet.toml").open("a") as fleet:
+        fleet.write('\n[[device]]\nname = "gone"\nprofile = "pi4"\naddress = "ssh://127.0.0.1:1"\n')
+    argv = ["run", "--project", str(built), "--provision"]
+    assert main([*argv, "--json"]) == 3
+    done = json.loads(capsys.readouterr().out)
+    here, gone = done["provisioned"]
+    assert (here["device"], here["error"], here["brought"]) == ("here", None, {})
+    assert gone["error"].startswith("gone: ")
+    assert [each["device"] for each in done["pushes"]] == ["here"]
+    assert [choice["device"] for choice in done["choices"]] == ["here", "gone"]
+    assert main(argv) == 3
+    assert capsys.readouterr().err.count(gone["error"]) == 1
+
+    assert main([*argv, "--device", "here"]) == 0
+    words = capsys.readouterr().out
+    assert "brought" in words
+    assert "gone" not in words
+
+
+@pytest.mark.usefixtures("short_modes")
 def test_every_verb_speaks_to_people_too(built: Path, capsys: pytest.CaptureFixture[str]) -> None:
     place = ["--project", str(built)]
     for argv, says in (
