@@ -38,17 +38,20 @@ _INIT = """\
 #!/bin/sh
 umount -l /mnt 2>/dev/null
 hostname "$(cat /etc/hostname)"
+export QEMU_CPU={core}
 while :; do
   {service}
   sleep 0.5
 done
 """
 
-# adb gives a shell to the user `shell`, as a phone that is no developer's own build does.
+# Neither server hands its own variables on. adb gives a shell to the user `shell`, as a phone that is no developer's
+# own build does.
 _SERVICES = {
-    "ssh": "/usr/sbin/sshd -D -e",
-    "adb": "setpriv --reuid=2000 --regid=2000 --clear-groups env -i ADBD_PORT=5555 HOME=/data/local/tmp "
-    "PATH=/usr/bin:/bin:/usr/sbin:/sbin TMPDIR=/data/local/tmp /usr/lib/android-sdk/platform-tools/adbd",
+    "ssh": "/usr/sbin/sshd -D -e -o SetEnv=QEMU_CPU={core}",
+    "adb": "setpriv --reuid=2000 --regid=2000 --clear-groups env -i ADBD_PORT=5555 QEMU_CPU={core} "
+    "HOME=/data/local/tmp PATH=/usr/bin:/bin:/usr/sbin:/sbin TMPDIR=/data/local/tmp "
+    "/usr/lib/android-sdk/platform-tools/adbd",
 }
 
 _VCGENCMD = """\
@@ -174,13 +177,14 @@ def own_files(kind: BoardKind, *, host_key: str, public_keys: str) -> Mapping[st
     phone = kind.link == "adb"
     uid, home = _account(kind)
     users = ("root", "sshd", kind.user)
+    service = _SERVICES[kind.link].format(core=kind.qemu_cpu)
     files = {
         "etc/passwd": File(_PASSWD.format(user=kind.user, uid=uid, home=f"/{home}")),
         "etc/group": File(f"root:x:0:\ndaemon:x:1:\ntty:x:5:\n{kind.user}:x:{uid}:\nnogroup:x:65534:\n"),
         "etc/shadow": File("".join(f"{name}:*:19000::::::\n" for name in users), 0o600),
         "etc/hostname": File(f"{kind.name}\n"),
         "etc/machine-id": File(f"{secrets.token_hex(16)}\n"),
-        "usr/sbin/init": File(_INIT.format(service=_SERVICES[kind.link]), 0o755),
+        "usr/sbin/init": File(_INIT.format(service=service, core=kind.qemu_cpu), 0o755),
     }
     if phone:
         files["usr/bin/getprop"] = File(_GETPROP, 0o755)
