@@ -12,10 +12,12 @@ import pytest
 
 from edgedeploy.board import open_board, push
 from edgedeploy.board.provision import Provisioned, provision
+from edgedeploy.board.session import probe
 from edgedeploy.errors import BoardError, EdgeDeployError
 from edgedeploy.plan import load_fleet
 from edgedeploy.profiling import MODES, profile
 from edgedeploy.records import Artifact, Device, DeviceProfile, Format, Outcome, Precision, Target, Variant, Verdict
+from edgedeploy.transport import open_transport
 from tests.on_device import models
 from tests.support.records import make_variant
 
@@ -157,3 +159,26 @@ def test_a_board_that_loses_its_power_while_it_is_provisioned(borrowed: Borrowed
     puller.join()
     assert left_over(borrowed.board).strip() == ""
     assert borrowed.provision().found.runtimes["onnxruntime"]
+
+
+@pytest.mark.fault
+@pytest.mark.parametrize("borrowed", ["phone"], indirect=True)
+@pytest.mark.parametrize("fault", ["link cut", "reboot"])
+def test_a_phone_that_is_lost_while_its_runtime_is_on_the_way(borrowed: Borrowed, fault: str) -> None:
+    """A phone whose link is cut, or that restarts, in the midst of a push is told, and has no runtime in use after."""
+    lose = borrowed.board.cut if fault == "link cut" else borrowed.board.reboot
+    done: list[int] = []
+
+    def progress(sent: int, total: int) -> None:
+        if sent > total / 4 and not done:
+            done.append(sent)
+            lose()
+
+    borrowed.board.shape(rate_mbit=100)
+    with pytest.raises(EdgeDeployError, match=r"^phone: "):
+        provision(borrowed.device, borrowed.kind, borrowed.base, progress=progress)
+    assert done
+    borrowed.board.heal()
+    assert not borrowed.board.run("/bin/sh", "-c", f"cat {borrowed.root}/runtimes/current 2>/dev/null || true").strip()
+    with open_transport(borrowed.device, borrowed.base) as transport:
+        assert probe(transport, borrowed.device).bundle is None

@@ -27,10 +27,25 @@ DEADLINE_S = 120.0
 SIZE_BYTES = 6 << 20
 
 
+HOMES = {"x86": "/home/edge", "pi4": "/home/pi"}
+
+
+@pytest.fixture(params=HOMES)
+def board(lab: Lab, request: pytest.FixtureRequest) -> Iterator[VirtualBoard]:
+    """A board that nothing was pushed to: one that runs as fast as this machine, one that is emulated."""
+    with lab.borrow(request.param) as board:
+        board.run("/bin/rm", "-rf", root_of(board))
+        yield board
+
+
+def root_of(board: VirtualBoard) -> str:
+    return f"{HOMES[board.name]}/.edgedeploy"
+
+
 @pytest.fixture
 def pi4(lab: Lab) -> Iterator[VirtualBoard]:
     with lab.borrow("pi4") as board:
-        board.run("/bin/rm", "-rf", "/home/pi/.edgedeploy")
+        board.run("/bin/rm", "-rf", root_of(board))
         yield board
 
 
@@ -41,10 +56,12 @@ def artifact(tmp_path: Path) -> dict[str, Path]:
     return {hashlib.sha256(path.read_bytes()).hexdigest(): path}
 
 
-def push_to(lab: Lab, files: dict[str, Path], during: Callable[[], None] = lambda: None) -> PushResult:
-    """Push to pi4 and call `during` once, when a quarter of the bytes went."""
+def push_to(
+    lab: Lab, board: VirtualBoard, files: dict[str, Path], during: Callable[[], None] = lambda: None
+) -> PushResult:
+    """Push to the board and call `during` once, when a quarter of the bytes went."""
     fleet = load_fleet(lab.folder)
-    device = fleet.device("pi4")
+    device = fleet.device(board.name)
     done: list[bool] = []
 
     def progress(sent: int, total: int) -> None:
@@ -52,19 +69,19 @@ def push_to(lab: Lab, files: dict[str, Path], during: Callable[[], None] = lambd
             done.append(True)
             during()
 
-    with open_board(device, fleet.profile(device), lab.folder) as board:
-        return push(board, files, progress=progress)
+    with open_board(device, fleet.profile(device), lab.folder) as opened:
+        return push(opened, files, progress=progress)
 
 
 def objects(board: VirtualBoard) -> dict[str, str]:
     """The digests of the objects on the board, by their names."""
-    said = board.run("/bin/sh", "-c", "sha256sum /home/pi/.edgedeploy/objects/sha256/* 2>/dev/null; true")
+    said = board.run("/bin/sh", "-c", f"sha256sum {root_of(board)}/objects/sha256/* 2>/dev/null; true")
     return {line.split()[1].rpartition("/")[2]: line.split()[0] for line in said.splitlines()}
 
 
 def files(board: VirtualBoard) -> list[str]:
     """Every file in edgedeploy's folder on the board, with its size."""
-    said = board.run("/usr/bin/find", "/home/pi/.edgedeploy", "-type", "f", "-printf", "%P %s\\n")
+    said = board.run("/usr/bin/find", root_of(board), "-type", "f", "-printf", "%P %s\\n")
     return sorted(said.splitlines())
 
 
@@ -77,91 +94,102 @@ def within(limit_s: float = DEADLINE_S) -> Iterator[None]:
 
 def arrives_whole(lab: Lab, board: VirtualBoard, files: dict[str, Path]) -> None:
     """The next push, to the mended board, brings everything."""
-    push_to(lab, files)
+    push_to(lab, board, files)
     assert objects(board) == {sha256: sha256 for sha256 in files}
 
 
-def test_link_cut_in_the_middle(lab: Lab, pi4: VirtualBoard, artifact: dict[str, Path]) -> None:
+def test_link_cut_in_the_middle(lab: Lab, board: VirtualBoard, artifact: dict[str, Path]) -> None:
     """A cable pulled during a push is an error of the link in time, leaves no object, and the next push heals it."""
-    pi4.shape(rate_mbit=20)
-    with within(), pytest.raises(TransportError, match=r"^pi4: "):
-        push_to(lab, artifact, pi4.cut)
-    assert objects(pi4) == {}
-    pi4.restore()
-    arrives_whole(lab, pi4, artifact)
+    board.shape(rate_mbit=20)
+    with within(), pytest.raises(TransportError, match=rf"^{board.name}: "):
+        push_to(lab, board, artifact, board.cut)
+    assert objects(board) == {}
+    board.restore()
+    arrives_whole(lab, board, artifact)
 
 
-def test_link_that_flaps(lab: Lab, pi4: VirtualBoard, artifact: dict[str, Path]) -> None:
+def test_link_that_flaps(lab: Lab, board: VirtualBoard, artifact: dict[str, Path]) -> None:
     """A link that goes and comes every second ends in a whole object or in an error of the link, never in a part."""
-    pi4.shape(rate_mbit=20)
+    board.shape(rate_mbit=20)
     over = threading.Event()
 
     def flap() -> None:
         while not over.wait(1.0):
-            pi4.cut()
+            board.cut()
             over.wait(0.4)
-            pi4.link.plug()
+            board.link.plug()
 
     flapping = threading.Thread(target=flap)
     try:
         with within(), suppress(TransportError):
-            push_to(lab, artifact, flapping.start)
+            push_to(lab, board, artifact, flapping.start)
     finally:
         over.set()
         flapping.join()
-    assert set(objects(pi4).items()) <= {(sha256, sha256) for sha256 in artifact}
-    pi4.restore()
-    arrives_whole(lab, pi4, artifact)
+    assert set(objects(board).items()) <= {(sha256, sha256) for sha256 in artifact}
+    board.restore()
+    arrives_whole(lab, board, artifact)
 
 
-def test_link_that_is_slow_and_far(lab: Lab, pi4: VirtualBoard, artifact: dict[str, Path]) -> None:
+def test_link_that_is_slow_and_far(lab: Lab, board: VirtualBoard, artifact: dict[str, Path]) -> None:
     """A link of 20 Mbit/s with 50 ms each way and 1 % loss is slow and no error: the object arrives whole."""
-    pi4.shape(delay_ms=50, loss=0.01, rate_mbit=20)
+    board.shape(delay_ms=50, loss=0.01, rate_mbit=20)
     with within():
-        push_to(lab, artifact)
-    pi4.restore()
-    assert objects(pi4) == {sha256: sha256 for sha256 in artifact}
+        push_to(lab, board, artifact)
+    board.restore()
+    assert objects(board) == {sha256: sha256 for sha256 in artifact}
 
 
-def test_reboot_in_the_middle(lab: Lab, pi4: VirtualBoard, artifact: dict[str, Path]) -> None:
+def test_reboot_in_the_middle(lab: Lab, board: VirtualBoard, artifact: dict[str, Path]) -> None:
     """A board that loses power during a push is an error of the link in time; the board then takes the next push."""
-    pi4.shape(rate_mbit=20)
-    with within(), pytest.raises(TransportError, match=r"^pi4: "):
-        push_to(lab, artifact, pi4.stop)
-    pi4.reboot()
-    assert objects(pi4) == {}
-    pi4.restore()
-    arrives_whole(lab, pi4, artifact)
+    board.shape(rate_mbit=20)
+    with within(), pytest.raises(TransportError, match=rf"^{board.name}: "):
+        push_to(lab, board, artifact, board.stop)
+    board.reboot()
+    assert objects(board) == {}
+    board.restore()
+    arrives_whole(lab, board, artifact)
 
 
-def test_disk_that_fills_up_in_the_middle(lab: Lab, pi4: VirtualBoard, artifact: dict[str, Path]) -> None:
+def test_disk_that_fills_up_in_the_middle(lab: Lab, board: VirtualBoard, artifact: dict[str, Path]) -> None:
     """A disk that others fill during a push is told, leaves no object, and is no obstacle once it is free again."""
-    pi4.shape(rate_mbit=20)
-    refusal = r"^pi4: copying to \S+ failed: the board gives no reason; its disk may be full\.$"
+    board.shape(rate_mbit=20)
+    refusal = rf"^{board.name}: copying to \S+ failed: the board gives no reason; its disk may be full\.$"
     with within(), pytest.raises(TransferError, match=refusal):
-        push_to(lab, artifact, pi4.fill_disk)
-    assert [file for file in files(pi4) if not file.startswith("agents/")] == []
-    pi4.heal()
-    arrives_whole(lab, pi4, artifact)
+        push_to(lab, board, artifact, board.fill_disk)
+    assert [file for file in files(board) if not file.startswith("agents/")] == []
+    board.heal()
+    arrives_whole(lab, board, artifact)
 
 
 @pytest.mark.parametrize("fault", ["inodes", "read-only"])
-def test_board_that_takes_no_file(lab: Lab, pi4: VirtualBoard, artifact: dict[str, Path], fault: str) -> None:
+def test_board_that_takes_no_file(lab: Lab, board: VirtualBoard, artifact: dict[str, Path], fault: str) -> None:
     """A board without inodes, or with a read-only file system, is told in one sentence before anything is sent."""
-    push_to(lab, {})
-    before = files(pi4)
+    push_to(lab, board, {})
+    before = files(board)
     if fault == "inodes":
-        pi4.fill_inodes()
+        board.fill_inodes()
     else:
-        pi4.set_read_only(True)
+        board.set_read_only(True)
     with (
         within(),
-        pytest.raises(BoardError, match=r"^pi4: cannot write to /home/pi/\.edgedeploy; [^.]*, or set `root ="),
+        pytest.raises(BoardError, match=rf"^{board.name}: cannot write to {root_of(board)}; [^.]*, or set `root ="),
     ):
-        push_to(lab, artifact)
-    assert files(pi4) == before == [], "not even the agent was sent"
-    pi4.heal()
-    arrives_whole(lab, pi4, artifact)
+        push_to(lab, board, artifact)
+    assert files(board) == before == [], "not even the agent was sent"
+    board.heal()
+    arrives_whole(lab, board, artifact)
+
+
+def test_ssh_server_killed_in_the_middle(lab: Lab, board: VirtualBoard, artifact: dict[str, Path]) -> None:
+    """An SSH server that dies during a push is an error of the link, leaves no object, and the next push heals it."""
+    board.shape(rate_mbit=20)
+    with within(), pytest.raises(TransportError, match=rf"^{board.name}: "):
+        push_to(lab, board, artifact, board.kill_sshd)
+    assert objects(board) == {}
+    board.restore()
+    board.wait()
+    arrives_whole(lab, board, artifact)
 
 
 def test_throttling_voids_a_measurement(lab: Lab, pi4: VirtualBoard) -> None:
