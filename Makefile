@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test test-faults test-all check lint bench lab clean
+.PHONY: demo test test-faults test-lab test-all check lint bench lab lab-demo clean
 .DEFAULT_GOAL := check
 
 $(STAMP): pyproject.toml constraints.txt
@@ -22,6 +22,11 @@ test: $(STAMP)
 test-faults: $(STAMP)
 	$(BIN)/python -m pytest -n auto --dist loadfile -m fault $(ARGS)
 
+# The road once, and the faults, over the virtual lab; each file waits for its board more than it computes.
+test-lab: $(STAMP)
+	$(BIN)/python -m pytest -n 4 --dist loadfile -m 'lab and (fault or road)' -k 'not pi4' \
+	  $(wildcard tests/*/test_*lab*.py) $(ARGS)
+
 test-all: $(STAMP)
 	$(BIN)/python -m pytest -n auto --dist loadfile -m '' $(ARGS)
 
@@ -38,6 +43,9 @@ bench: $(STAMP)
 # Virtual boards: root on Debian; docs/lab.md says more.
 lab: $(STAMP)
 	$(BIN)/python -m tools.lab up
+
+lab-demo: $(STAMP)
+	$(BIN)/python -m tools.lab_demo $(BOARDS)
 
 clean:
 	rm -rf build dist .pytest_cache .mypy_cache .ruff_cache $(VENV)

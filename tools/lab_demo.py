@@ -7,15 +7,16 @@ import os
 import shutil
 import sys
 import time
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 
 from tools.demo import edgedeploy
 from tools.lab import Lab, LabError
 
 FOLDER = Path("build") / "lab-demo"
-CONFIG = FOLDER / "config"
 BOARDS = ("pi4", "pi5", "jetson", "x86", "phone")
-DEPLOYED = "x86"
+DEPLOYED = "pi4"
 VARIANTS = ("dense-onnx-fp32", "dense-tflite-fp32")
 # An emulated board takes minutes for a variant, so the example's own twelve are not measured here.
 PLAN = """\
@@ -44,13 +45,12 @@ precisions = ["fp32"]
 def main() -> int:
     """Walk the road; returns the first exit code of `edgedeploy` that is not 0."""
     parser = argparse.ArgumentParser(prog="python -m tools.lab_demo", description=__doc__)
-    parser.add_argument("boards", nargs="*", metavar="BOARD", help=f"of {', '.join(BOARDS)}; all where none is named")
+    parser.add_argument("boards", nargs="*", metavar="BOARD", help=f"by default {', '.join(BOARDS)}")
     boards = parser.parse_args().boards or BOARDS
     started = time.monotonic()
     try:
         with Lab().in_use() as lab:
-            write_project(lab)
-            code = walk(boards)
+            code = walk(lab, boards)
     except LabError as error:
         print(error, file=sys.stderr)
         return 2
@@ -58,29 +58,34 @@ def main() -> int:
     return code
 
 
-def write_project(lab: Lab) -> None:
-    """Write the digits example with a plan and a fleet of its own, unless it is there; the fleet is always written."""
-    if not (FOLDER / "edgedeploy.toml").exists():
-        edgedeploy("init", str(FOLDER), "--example", "digits-cnn")
-        (FOLDER / "edgedeploy.toml").write_text(PLAN)
-    shutil.copy(lab.fleet_file, FOLDER / "fleet.toml")
-    os.environ["XDG_CONFIG_HOME"] = str(CONFIG.resolve())  # its key is no business of the user's own
+def walk(lab: Lab, boards: Sequence[str], folder: Path = FOLDER) -> int:
+    """Provision, measure and choose in one command; then deploy twice to a board, look, and go back.
+
+    Returns the first exit code of `edgedeploy` that is not 0. Raises LabError for a board that the lab has not.
+    """
+    with ExitStack() as stack:
+        for board in sorted(boards):  # in one order, so that two who want the same never wait for each other
+            stack.enter_context(lab.borrow(board))
+        if not (folder / "edgedeploy.toml").exists():
+            edgedeploy("init", str(folder), "--example", "digits-cnn")
+            (folder / "edgedeploy.toml").write_text(PLAN)
+        shutil.copy(lab.fleet_file, folder / "fleet.toml")
+        os.environ["XDG_CONFIG_HOME"] = str(folder.resolve() / "config")  # its key is no business of the user's own
+        return next((code for command in commands(folder, boards) if (code := edgedeploy(*command))), 0)
 
 
-def walk(boards: tuple[str, ...] | list[str]) -> int:
-    """Provision, measure and choose in one command; then deploy twice to a board, look, and go back."""
+def commands(folder: Path, boards: Sequence[str]) -> Iterator[list[str]]:
+    """The arguments of each command of the road."""
     named = [word for board in boards for word in ("--device", board)]
-    on = ("--project", str(FOLDER), "--device", DEPLOYED)
-    commands = [["run", "--project", str(FOLDER), "--provision", "--mode", "smoke", *named]]
+    yield ["run", "--project", str(folder), "--provision", "--mode", "smoke", *named]
     if DEPLOYED in boards:
-        if not CONFIG.exists():
-            commands.append(["keys", "new", "lab-demo"])
-        commands += [["deploy", *on, "--variant", variant] for variant in VARIANTS]
-        commands += [["status", *on], ["rollback", *on], ["status", *on]]
-    for command in commands:
-        if code := edgedeploy(*command):
-            return code
-    return 0
+        on = ["--project", str(folder), "--device", DEPLOYED]
+        if not (folder / "config").exists():
+            yield ["keys", "new", "lab-demo"]
+        for variant in VARIANTS:
+            yield ["deploy", *on, "--variant", variant]
+        yield ["rollback", *on]
+        yield ["status", *on]
 
 
 if __name__ == "__main__":

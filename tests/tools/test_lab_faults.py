@@ -43,13 +43,6 @@ def root_of(board: VirtualBoard) -> str:
 
 
 @pytest.fixture
-def pi4(lab: Lab) -> Iterator[VirtualBoard]:
-    with lab.borrow("pi4") as board:
-        board.run("/bin/rm", "-rf", root_of(board))
-        yield board
-
-
-@pytest.fixture
 def artifact(tmp_path: Path) -> dict[str, Path]:
     path = tmp_path / "artifact"
     path.write_bytes(os.urandom(SIZE_BYTES))
@@ -192,28 +185,29 @@ def test_ssh_server_killed_in_the_middle(lab: Lab, board: VirtualBoard, artifact
     arrives_whole(lab, board, artifact)
 
 
-def test_throttling_voids_a_measurement(lab: Lab, pi4: VirtualBoard) -> None:
+@pytest.mark.parametrize("board", ["pi4"], indirect=True)
+def test_throttling_voids_a_measurement(lab: Lab, board: VirtualBoard) -> None:
     """What the agent's own snapshot says on a throttled board makes a repetition void, with the reason."""
     fleet = load_fleet(lab.folder)
     kind = fleet.profile(fleet.device("pi4"))
 
     def state() -> Snapshot:
-        with open_board(fleet.device("pi4"), kind, lab.folder) as board:
-            board.run_job([{"op": "facts"}], timeout_s=DEADLINE_S)  # installs the agent
-            agent = pi4.run("/bin/sh", "-c", "ls /home/pi/.edgedeploy/agents/*.pyz").strip()
+        with open_board(fleet.device("pi4"), kind, lab.folder) as opened:
+            opened.run_job([{"op": "facts"}], timeout_s=DEADLINE_S)  # installs the agent
+            agent = board.run("/bin/sh", "-c", "ls /home/pi/.edgedeploy/agents/*.pyz").strip()
             code = (
                 "import sys, json; sys.path.insert(0, sys.argv[1]); from on_device.conditions import snapshot; "
                 "print(json.dumps(snapshot()))"
             )
-            raw = board.transport.run([board.python, "-c", code, agent], timeout_s=DEADLINE_S).stdout
+            raw = opened.transport.run([opened.python, "-c", code, agent], timeout_s=DEADLINE_S).stdout
         fields = json.loads(raw)
         governors, frequencies = fields.pop("governors"), fields.pop("frequencies_mhz")
         return Snapshot(governors=tuple(governors), frequencies_mhz=tuple(frequencies), **fields)
 
     calm = state()
     assert void_reason(Repetition(1, 1, 1, True, (1,), calm, calm), kind) is None
-    pi4.throttle()
-    assert eventually(lambda: "0x60006" in (pi4.live / "vcio/get_throttled").read_text(), 10)
+    board.throttle()
+    assert eventually(lambda: "0x60006" in (board.live / "vcio/get_throttled").read_text(), 10)
     reason = void_reason(Repetition(1, 1, 1, True, (1,), calm, state()), kind)
     assert reason is not None
     assert "throttled" in reason

@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable
 
 from tools.lab.lab import Lab
-from tools.lab.system import LabError
+from tools.lab.system import LabError, check_machine
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -38,6 +38,7 @@ def parser() -> argparse.ArgumentParser:
     up.add_argument("names", nargs="*", metavar="NAME", help="only these boards; all where none is named")
     verb("down", _down, "Take everything down; the extracted systems stay for the next time.", board=False)
     verb("status", _status, "Show the boards.", board=False)
+    verb("check", _check, "Say whether this machine can carry the lab.", board=False)
     verb("reboot", lambda lab, said: lab.board(said.name).reboot(), "Switch a board off and on; its files stay.")
     link = verb("link", _link, "Make a board's link slow, lossy or dead, or --restore it.")
     link.add_argument("--delay-ms", type=_number(0, 60_000), default=0.0, help="hold packets, in each direction")
@@ -90,6 +91,12 @@ def _status(lab: Lab, said: argparse.Namespace) -> None:
         arch = "arm64, emulated" if board.kind.emulated else "amd64"
         where = f"{board.address}:{board.port}"
         print(f"{name:<8} {state:<4} {where:<20} {board.kind.profile:<17} {arch}")
+
+
+def _check(lab: Lab, said: argparse.Namespace) -> None:
+    del lab, said
+    check_machine(emulated=True)
+    print("This machine can carry the lab.")
 
 
 def _link(lab: Lab, said: argparse.Namespace) -> None:

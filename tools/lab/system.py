@@ -62,6 +62,11 @@ def check_machine(emulated: bool) -> None:
     for device in ("/dev/net/tun", "/dev/loop-control"):
         if not Path(device).exists():
             raise LabError(f"This kernel offers no {device}, which the lab's boards need; use a machine that has it.")
+    try:
+        run(["unshare", "--mount", "--net", "--pid", "--fork", "true"])
+    except LabError as error:
+        why = str(error).rstrip(".")
+        raise LabError(f"This root may make no namespaces ({why}): use a machine or a container that may.") from error
     if emulated:
         enable_emulator()
 
