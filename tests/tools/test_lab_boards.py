@@ -218,7 +218,7 @@ def test_a_throttled_board_says_so_and_is_slow(pi4: VirtualBoard, lab: Lab) -> N
     assert eventually(lambda: "0x60000" in (pi4.live / "vcio/get_throttled").read_text(), 10)
 
 
-def test_up_again_leaves_boards_as_they_are_and_mends_those_that_died(lab: Lab) -> None:
+def test_up_again_leaves_boards_as_they_are_also_one_that_is_borrowed_and_off(lab: Lab) -> None:
     with lab.borrow("old") as board:
         boot_id = board.run("/bin/cat", "/proc/sys/kernel/random/boot_id")
         lab.up(patient=True)
@@ -228,7 +228,8 @@ def test_up_again_leaves_boards_as_they_are_and_mends_those_that_died(lab: Lab) 
         with pytest.raises(LabError, match="old is off"):
             board.run("/bin/true")
         lab.up(patient=True)
-        assert board.running()
+        assert not board.running(), "it is another's, who may want it off"
+    assert board.running()
 
 
 def test_up_again_leaves_a_borrowed_boards_link_as_it_is(lab: Lab, pi4: VirtualBoard) -> None:

@@ -73,12 +73,7 @@ class Lab:
             key = client_key(self.folder)
             boards = [self._board(name, network) for name in wanted]
             public = Path(f"{key}.pub").read_text()
-            made = [board for board in boards if not board.running()]
-            for board in boards:
-                if board in made:
-                    board.create(host_key=host_key(self.folder, board.name).read_text(), public_keys=public)
-                else:
-                    self._mend(board)
+            made = [board for board in boards if self._made_afresh(board, public)]
             if wanted != before or not sensors_group(network).pids():
                 self._start_sensors(network, wanted)
             write_access(self.folder, boards)
@@ -157,11 +152,18 @@ class Lab:
         except PermissionError as error:
             raise LabError(f"{path} belongs to root: run the lab with sudo.") from error
 
-    def _mend(self, board: VirtualBoard) -> None:
-        # who has borrowed it may want it broken
-        with self._to_lock(f"locks/{board.name}") as lock, suppress(BlockingIOError):
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            board.heal()
+    def _made_afresh(self, board: VirtualBoard, public_keys: str) -> bool:
+        """Make a board that is not on, and mend one that is; returns whether it was made."""
+        with self._to_lock(f"locks/{board.name}") as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                return False  # who has borrowed it may want it broken, or off
+            if board.running():
+                board.heal()
+                return False
+            board.create(host_key=host_key(self.folder, board.name).read_text(), public_keys=public_keys)
+            return True
 
     def _network(self) -> Network | None:
         try:
