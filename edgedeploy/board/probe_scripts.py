@@ -82,6 +82,14 @@ if ( root=$(cd -- "$root" && pwd -P) && : > "$root/tmp/probe.$$" && rm -f -- "$r
     done
   fi
   find "$root/tmp" -type f -mtime +1 -exec rm -f -- {{}} + 2>/dev/null
+  empty=yes
+  for left in "$root"/objects/sha256/* "$root"/tmp/*; do
+    if [ -e "$left" ] || [ -L "$left" ]; then
+      empty=
+      break
+    fi
+  done
+  say empty "$empty"
 fi
 say root "$root"
 say disk "$(df -P -k -- "$root" 2>/dev/null | tail -n 1)"
