@@ -6,13 +6,12 @@ import json
 import secrets
 import sys
 import tempfile
-import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from edgedeploy.board.bundle import agent_bundle
+from edgedeploy.board.bundle import agent_bundle, agent_on_its_way
 from edgedeploy.board.facts import BoardFacts, check_facts, parse_probe, probe_command
 from edgedeploy.board.untrusted import plain, plain_document
 from edgedeploy.errors import AgentError, BoardError, LeaseError, PlanError, TransferError, TransportError
@@ -154,7 +153,7 @@ class Board:
         temporary = self.path("tmp", f"{secrets.token_hex(8)}-agent.pyz")
         installing = ["-c", _INSTALL, temporary, final, digest, str(len(content))]
         try:
-            self._put_bytes(zlib.compress(content, 9), temporary)
+            self._put_bytes(agent_on_its_way(), temporary)
             completed = self.transport.run(
                 [*self.interpreter, *installing, *arguments],
                 timeout_s=timeout_s + COMMAND_TIMEOUT_S,
