@@ -16,8 +16,9 @@ from edgedeploy.compress import FineTune, training
 from edgedeploy.deploy import Activated, SigningKey, Wanted, load_key, settled
 from edgedeploy.errors import EdgeDeployError, ExitCode, NothingQualifies, PlanError
 from edgedeploy.export.layer_errors import LayerErrors
-from edgedeploy.lab import Visit, Visited, measurement, releasing, run_over, visit, worst_exit_code
+from edgedeploy.lab import Visited, releasing, run_over, worst_exit_code
 from edgedeploy.lab.provisioning import provision_fleet
+from edgedeploy.lab.visit import Visit, measurement, visit
 from edgedeploy.progress import SILENT, Progress
 from edgedeploy.project import Project
 from edgedeploy.records import Choice, Device, Report, Variant

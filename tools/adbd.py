@@ -61,7 +61,7 @@ class Phone:
         """Switch the phone on."""
         program, libraries, tools = fetch_adbd()
         # adbd hands its own environment on to commands; with what tests have in theirs they would be no phone's
-        self._start(
+        self.start(
             "adbd",
             [str(program)],
             {
@@ -83,7 +83,7 @@ class Phone:
         socket_path = self.folder / "adb"
         socket_path.unlink(missing_ok=True)
         argv = [adb, "-L", f"localfilesystem:{socket_path}", "nodaemon", "server"]
-        self._start("server", argv, {"PATH": os.defpath, "HOME": str(self.folder / "home")})
+        self.start("server", argv, {"PATH": os.defpath, "HOME": str(self.folder / "home")})
         deadline = time.monotonic() + START_S
         while not socket_path.exists():
             if time.monotonic() > deadline:
@@ -95,9 +95,9 @@ class Phone:
         self.tell("kill server")
         (self.folder / "adb").unlink(missing_ok=True)
 
-    def connected(self) -> bool:
-        """Whether the server sees the phone as ready."""
-        for arguments in (["connect", SERIAL], ["-s", SERIAL, "get-state"]):
+    def connected(self, serial: str = SERIAL) -> bool:
+        """Whether the server sees the phone as ready, or can be made to."""
+        for arguments in (["connect", serial], ["-s", serial, "get-state"]):
             done = subprocess.run(
                 ["adb", *arguments],
                 env=dict(self.environment),
@@ -108,10 +108,10 @@ class Phone:
             )
         return done.stdout.strip() == "device"
 
-    def wait(self) -> None:
+    def wait(self, serial: str = SERIAL) -> None:
         """Until the server sees the phone. Raises NoAdbd."""
         deadline = time.monotonic() + START_S
-        while not self.connected():
+        while not self.connected(serial):
             if time.monotonic() > deadline:
                 raise NoAdbd(f"adbd does not answer: {(self.folder / 'log').read_text()[-500:]}")
             time.sleep(0.1)
@@ -120,7 +120,8 @@ class Phone:
         """Cover a folder, on the phone alone, by a file system of memory: `size=1m`, `ro`."""
         self.tell(f"mount {options} {path}")
 
-    def _start(self, name: str, argv: list[str], environment: dict[str, str]) -> None:
+    def start(self, name: str, argv: list[str], environment: dict[str, str]) -> None:
+        """Run a program beside adbd, in its network and nobody else's."""
         setup = {"argv": argv, "environment": environment, "log": str(self.folder / "log")}
         self.tell(f"start {name} {json.dumps(setup)}")
 

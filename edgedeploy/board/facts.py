@@ -49,9 +49,10 @@ class BoardFacts:
     """A board before any job; None where it does not tell.
 
     `user_land_bits` and `python_bits` are the widths of a pointer in the C library's view and in Python's.
-    `agent_sha256` is the digest of the file that lies where the agent asked for should be. `has_numpy` says whether
-    its Python can rebuild packed files. `bundle` is the digest of the provisioned runtime that is in use, `loader` the
-    program that starts its Python where it brings one, `bundle_packages` what it holds.
+    `agent_sha256` is the digest of the file that lies where the agent asked for should be. `empty` says that neither an
+    object nor a part of one lies under the root. `has_numpy` says whether its Python can rebuild packed files. `bundle`
+    is the digest of the provisioned runtime that is in use, `loader` the program that starts its Python where it brings
+    one, `bundle_packages` what it holds.
     """
 
     machine: str
@@ -66,6 +67,7 @@ class BoardFacts:
     python_version: str | None
     python_bits: int | None
     agent_sha256: str | None
+    empty: bool = False
     has_numpy: bool = False
     bundle: str | None = None
     loader: str | None = None
@@ -108,6 +110,7 @@ def parse_probe(text: str) -> BoardFacts:
         python_version=said.get("python_version"),
         python_bits=_number(said.get("python_bits")),
         agent_sha256=said.get("agent_sha256"),
+        empty=said.get("empty") == "yes",
         has_numpy=said.get("numpy") == "yes",
         bundle=said.get("bundle"),
         loader=said.get("loader"),

@@ -10,7 +10,7 @@ _PYTHONS = [f"3.{minor}" for minor in range(PYTHONS[0][1], PYTHONS[1][1] + 1)]
 
 # Any Python runs this, so that one that is too old can say so.
 PYTHON_PROBE = f"""
-import hashlib, os, struct, sys
+import os, struct, sys
 print("{MARK}python_version=%d.%d.%d" % tuple(sys.version_info[:3]))
 print("{MARK}python_bits=%d" % (struct.calcsize("P") * 8))
 print("{MARK}python=%s" % sys.executable)
@@ -20,19 +20,20 @@ except (AttributeError, ValueError, OSError):
     pass
 try:
     with open(sys.argv[1], "rb") as agent:
+        import hashlib
         print("{MARK}agent_sha256=%s" % hashlib.sha256(agent.read()).hexdigest())
 except (IOError, OSError):
     pass
 try:
-    import importlib.util
-    sys.path[:0] = sys.argv[2:]
-    print("{MARK}numpy=%s" % ("yes" if importlib.util.find_spec("numpy") else "no"))
+    from importlib.machinery import PathFinder
+    print("{MARK}numpy=%s" % ("yes" if PathFinder.find_spec("numpy", sys.argv[2:] + sys.path) else "no"))
 except (ImportError, AttributeError, ValueError):
     pass
 """
 
 # What a cut link left in tmp and has lain there for two days (`find` counts whole ones) is nobody's any more.
 # The subshell around the test write is needed: a redirection that fails ends a POSIX shell.
+# What the shell can do by itself starts no program: a slow board starts each for milliseconds.
 # A file is run under the root because neither `mount` nor its options tell what a security module forbids besides.
 # The ELF header of `od` itself tells the user land's width and machine where there is no getconf.
 PROBE = f"""
@@ -45,6 +46,12 @@ runs() {{
   rm -f -- "$1"
   return $status
 }}
+lies() {{
+  for each; do
+    if [ -e "$each" ] || [ -L "$each" ]; then return 0; fi
+  done
+  return 1
+}}
 printf '\\n'
 root=$1
 case $root in
@@ -53,23 +60,27 @@ case $root in
   /*) ;;
   *) root=$HOME/$root ;;
 esac
-say machine "$(uname -m)"
-say kernel "$(uname -s) $(uname -r)"
+name=$(uname -srm)
+say machine "${{name##* }}"
+say kernel "${{name% *}}"
 say user_land_bits "$(getconf LONG_BIT 2>/dev/null)"
 say libc "$(getconf GNU_LIBC_VERSION 2>/dev/null)"
-say elf "$(od -An -tu1 -j4 -N16 /proc/self/exe 2>/dev/null | tr -s ' \\n' ' ')"
+say elf "$(echo $(od -An -tu1 -j4 -N16 /proc/self/exe 2>/dev/null))"
 for loader in /lib/ld-musl-*; do
   if [ -e "$loader" ]; then say musl "$loader"; fi
 done
 if [ -e /system/bin/linker64 ]; then say bionic yes; fi
-say memory "$(sed -n 's/^MemTotal: *//p' /proc/meminfo 2>/dev/null)"
+if read -r name size </proc/meminfo && [ "$name" = MemTotal: ]; then say memory "$size"; fi 2>/dev/null
 sed -n -e 's/^Features[^:]*:/{MARK}isa=Features:/p' -e 's/^flags[^:]*:/{MARK}isa=flags:/p' /proc/cpuinfo 2>/dev/null |
   sort -u | head -n 16
-say model "$(tr -d '\\0' 2>/dev/null </sys/firmware/devicetree/base/model)"
+model=/sys/firmware/devicetree/base/model
+if [ -r $model ]; then say model "$(tr -d '\\0' <$model)"; fi 2>/dev/null
 umask 077
-mkdir -p -- "$root/agents" "$root/tmp" "$root/objects/sha256" 2>/dev/null
-if ( root=$(cd -- "$root" && pwd -P) && : > "$root/tmp/probe.$$" && rm -f -- "$root/tmp/probe.$$" ) 2>/dev/null; then
-  root=$(cd -- "$root" && pwd -P)
+if ! [ -d "$root/agents" ] || ! [ -d "$root/tmp" ] || ! [ -d "$root/objects/sha256" ]; then
+  mkdir -p -- "$root/agents" "$root/tmp" "$root/objects/sha256"
+fi 2>/dev/null
+if there=$(cd -- "$root" && pwd -P) && ( : > "$there/tmp/probe.$$" ); then
+  root=$there
   say writable yes
   if ( runs "$root/tmp/probe.$$" ) 2>/dev/null; then
     say executable yes
@@ -81,10 +92,16 @@ if ( root=$(cd -- "$root" && pwd -P) && : > "$root/tmp/probe.$$" && rm -f -- "$r
       fi
     done
   fi
-  find "$root/tmp" -type f -mtime +1 -exec rm -f -- {{}} + 2>/dev/null
-fi
+  if lies "$root"/tmp/*; then
+    find "$root/tmp" -type f -mtime +1 -exec rm -f -- {{}} + 2>/dev/null
+  elif ! lies "$root"/objects/sha256/*; then
+    say empty yes
+  fi
+fi 2>/dev/null
 say root "$root"
-say disk "$(df -P -k -- "$root" 2>/dev/null | tail -n 1)"
+disk=$(df -P -k -- "$root" 2>/dev/null)
+say disk "${{disk##*
+}}"
 if command -v tar >/dev/null 2>&1; then say tar yes; fi
 agent=$root/agents/$3.pyz
 python=$2

@@ -63,8 +63,7 @@ def push(
     if not sizes:
         return PushResult((), (), 0, 0.0)
     hashing_s = 60.0 + sum(sizes.values()) / HASHED_BYTES_PER_S
-    report = board.run_job([{"op": "inventory", "objects": sizes}], timeout_s=hashing_s)
-    inventory = board.result(report, 0)
+    inventory = _inventory(board, sizes, hashing_s)
     present = tuple(sorted(set(inventory["present"]) & sizes.keys()))
     missing = {sha256: size for sha256, size in sizes.items() if sha256 not in present}
     kept = {
@@ -78,6 +77,16 @@ def push(
     if missing and not dry_run:
         _send(board, artifacts, missing, kept, progress, hashing_s)
     return PushResult(tuple(missing), present, payload, time.monotonic() - started, sum(kept.values()))
+
+
+def _inventory(board: Board, sizes: Mapping[str, int], timeout_s: float) -> Mapping[str, Any]:
+    """What the board has of the objects of these sizes, and its free space."""
+    facts = board.facts
+    if board.untouched and facts.free_bytes is not None:
+        board.untouched = False  # what is sent now lies there if the link breaks
+        return {"present": [], "partial": {}, "free_bytes": facts.free_bytes, "total_bytes": facts.total_bytes}
+    report = board.run_job([{"op": "inventory", "objects": sizes}], timeout_s=timeout_s)
+    return board.result(report, 0)
 
 
 def check_space(board: str, root: str, payload: int, free: int, total: int, reserve_bytes: int | None = None) -> None:

@@ -11,12 +11,13 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from edgedeploy.board.bundle import agent_bundle
+from edgedeploy.board.bundle import agent_bundle, agent_on_its_way
 from edgedeploy.board.facts import BoardFacts, check_facts, parse_probe, probe_command
 from edgedeploy.board.untrusted import plain, plain_document
 from edgedeploy.errors import AgentError, BoardError, LeaseError, PlanError, TransferError, TransportError
 from edgedeploy.on_device.reply import find_frame, pack_job
-from edgedeploy.on_device.schema import SCHEMA, MalformedDocument, check_report
+from edgedeploy.on_device.report_schema import check_report
+from edgedeploy.on_device.schema import SCHEMA, MalformedDocument
 from edgedeploy.records import Device, DeviceProfile
 from edgedeploy.transport import Completed, Progress, Transport, open_transport
 
@@ -26,19 +27,37 @@ MAX_REPORT_BYTES = 256 << 20
 # A command is one argument of the shell that an SSH server starts, and Linux takes 128 KiB of one.
 MAX_INLINE_BYTES = 64 << 10
 
-# Renames a file that was sent only after its digest was checked where it lies, and makes both last.
-_INSTALL = """
-import hashlib, os, sys
-temporary, final, expected = sys.argv[1:]
-with open(temporary, "rb") as file:
-    found = hashlib.sha256(file.read()).hexdigest()
-    os.fsync(file.fileno())
-if found != expected:
-    os.unlink(temporary)
-    sys.exit("sha256 is " + found + " instead of " + expected)
-os.rename(temporary, final)
-folder = os.open(os.path.dirname(final), os.O_RDONLY)
-os.fsync(folder)
+# What the board's Python ends with where the agent could not be installed; the agent itself never does.
+NOT_INSTALLED = 69
+
+# Gives the agent its name only after its digest was checked where it lies, makes both last, and runs it in the same
+# process: a slow board starts Python for as long as many a job takes. It is compressed only on its way.
+_INSTALL = f"""
+import hashlib, os, sys, zlib
+temporary, final, expected, limit = sys.argv[1:5]
+try:
+    with open(temporary, "r+b") as file:
+        content = zlib.decompressobj().decompress(file.read(), int(limit))
+        found = hashlib.sha256(content).hexdigest()
+        if found != expected:
+            raise ValueError("sha256 is " + found + " instead of " + expected)
+        file.seek(0)
+        file.write(content)
+        file.truncate()
+        file.flush()
+        os.fsync(file.fileno())
+    os.rename(temporary, final)
+    folder = os.open(os.path.dirname(final), os.O_RDONLY)
+    os.fsync(folder)
+    os.close(folder)
+except (OSError, ValueError, zlib.error) as error:
+    sys.stderr.write(str(error))
+    sys.exit({NOT_INSTALLED})
+del content
+sys.argv[:] = [final] + sys.argv[5:]
+sys.path[0] = final
+from on_device.agent import main
+sys.exit(main())
 """
 
 
@@ -54,6 +73,8 @@ class Board:
         self.root = facts.root
         self.python = python
         self.interpreter = tuple(interpreter) or (python,)
+        # Whether the board holds nothing of ours, as the probe saw it and as far as this object knows.
+        self.untouched = facts.empty
         self._has_agent = facts.agent_sha256 == agent_bundle()[1]
 
     @property
@@ -75,23 +96,22 @@ class Board:
         report or one that cannot be used, and TransportError.
         """
         _, digest = agent_bundle()
-        if not self._has_agent:
-            self._install_agent()
+        self.untouched = False
         document = {"schema": SCHEMA, "root": self.root, "operations": list(operations)}
         content = json.dumps(document, allow_nan=False).encode()
         token, inline = secrets.token_hex(16), pack_job(content)
         # Standard input of a tethered one stays open and silent, and is how the agent learns that the link is gone.
-        command = [*self.interpreter, self.path("agents", f"{digest}.pyz"), "--reply", token]
+        options = ["--reply", token]
         if tethered:
-            command.append("--tethered")
+            options.append("--tethered")
         if self.facts.bundle is not None:
-            command += ["--bundle", self.facts.bundle]
+            options += ["--bundle", self.facts.bundle]
         job = None if len(inline) <= MAX_INLINE_BYTES else self.path("tmp", f"{token}-job.json")
         try:
             if job is not None:
                 self._put_bytes(content, job)
             given = ["--inline", inline] if job is None else [job]
-            completed = self.transport.run([*command, *given], timeout_s=timeout_s, check=False, tethered=tethered)
+            completed = self._run_agent([*options, *given], timeout_s, tethered)
         finally:
             if job is not None:
                 self.remove([job])
@@ -123,22 +143,30 @@ class Board:
         with suppress(TransportError):
             self.transport.run(["rm", "-rf", "--", *paths], timeout_s=COMMAND_TIMEOUT_S, check=False)
 
-    def _install_agent(self) -> None:
+    def _run_agent(self, arguments: Sequence[str], timeout_s: float, tethered: bool) -> Completed:
+        """Run the agent, installing it first where it is not there. Raises TransportError."""
         content, digest = agent_bundle()
+        final = self.path("agents", f"{digest}.pyz")
+        if self._has_agent:
+            command = [*self.interpreter, final, *arguments]
+            return self.transport.run(command, timeout_s=timeout_s, check=False, tethered=tethered)
         temporary = self.path("tmp", f"{secrets.token_hex(8)}-agent.pyz")
+        installing = ["-c", _INSTALL, temporary, final, digest, str(len(content))]
         try:
-            self._put_bytes(content, temporary)
+            self._put_bytes(agent_on_its_way(), temporary)
             completed = self.transport.run(
-                [*self.interpreter, "-c", _INSTALL, temporary, self.path("agents", f"{digest}.pyz"), digest],
-                timeout_s=COMMAND_TIMEOUT_S,
+                [*self.interpreter, *installing, *arguments],
+                timeout_s=timeout_s + COMMAND_TIMEOUT_S,
                 check=False,
+                tethered=tethered,
             )
-            if completed.exit_code != 0:
-                raise TransferError(self.name, f"the agent could not be put on the board: it {_end(completed)}.")
-        except BaseException:
-            self.remove([temporary])
-            raise
-        self._has_agent = True
+            self._has_agent = completed.exit_code == 0
+        finally:
+            if not self._has_agent:
+                self.remove([temporary])
+        if completed.exit_code == NOT_INSTALLED:
+            raise TransferError(self.name, f"the agent could not be put on the board: it {_end(completed)}.")
+        return completed
 
     def _put_bytes(self, content: bytes, destination: str) -> None:
         with tempfile.NamedTemporaryFile(prefix="edgedeploy-") as file:

@@ -38,7 +38,8 @@ if TYPE_CHECKING:
     from edgedeploy.board import BoardFacts
     from edgedeploy.build import Built
     from edgedeploy.export.layer_errors import LayerErrors
-    from edgedeploy.lab import Visit, Visited
+    from edgedeploy.lab import Visited
+    from edgedeploy.lab.visit import Visit
     from edgedeploy.pipeline import Run, Shown
     from edgedeploy.plan import Fleet
     from edgedeploy.progress import Progress

@@ -2,34 +2,35 @@
 
 from __future__ import annotations
 
-import argparse
-import glob
 import hashlib
 import json
 import os
 import signal
 import sys
-import tempfile
 import threading
 import time
 from typing import TYPE_CHECKING, Any
 
-from .conditions import snapshot
 from .documents import read_json, write_json
-from .facts import board_facts, board_summary
+from .facts import board_summary
 from .failures import Refused
 from .interpreter import VARIABLE, installed, own_zip
 from .lock import Locked, board_lock
 from .objects import admit, inventory
 from .plain_files import write_all
-from .power import open_source
 from .reply import frame, take_output, unpack_job
 from .schema import SCHEMA, MalformedDocument, check_envelope, check_operation
-from .workspace import workspace
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+_USAGE = """\
+usage: agent (JOB | --inline PACKED_JOB) (REPORT | --reply TOKEN) [--tethered] [--bundle SHA256]
+       agent --recover ROOT
+
+JOB is the JSON document that says what to do, REPORT is where to write what came out; with --reply that goes to
+standard output, framed. A tethered agent stops when standard input ends. --bundle is the provisioned runtime under the
+job's root to use. --recover only sets right what a crash left among the releases there."""
 _IMPORT_TIMEOUT_S = 120.0
 _GRACE_S = 5.0
 
@@ -48,28 +49,45 @@ def main(arguments: list[str] | None = None) -> int:
     After a signal, or after the end of input when tethered, children are dead, there is no report, and the status
     is 128 plus the signal's number.
     """
-    parser = argparse.ArgumentParser(prog="edgedeploy-agent", description="Do a job on this board.")
-    parser.add_argument("job", nargs="?", help="the JSON document that says what to do")
-    parser.add_argument("report", nargs="?", help="where to write what came out")
-    parser.add_argument("--inline", help="the job itself, packed, in place of a file")
-    parser.add_argument("--reply", metavar="TOKEN", help="send what came out to standard output, framed, not to a file")
-    parser.add_argument("--tethered", action="store_true", help="stop when standard input ends")
-    parser.add_argument("--recover", metavar="ROOT", help="only set right what a crash left among the releases there")
-    parser.add_argument("--bundle", metavar="SHA256", help="the provisioned runtime under the job's root to use")
-    options = parser.parse_args(arguments)
-    if options.recover is not None:
-        return _recover(options.recover)
-    if (options.job is None) == (options.inline is None) or (options.report is None) == (options.reply is None):
-        parser.error("give a job or --inline, and a report or --reply")
-    output = take_output() if options.reply else -1
+    given = _options(sys.argv[1:] if arguments is None else arguments)
+    if given is None:
+        print(_USAGE, file=sys.stderr)  # noqa: T201
+        return 2
+    if "--recover" in given:
+        return _recover(given["--recover"])
+    output = take_output() if "--reply" in given else -1
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         signal.signal(number, _stop)
     try:
-        if options.tethered:
+        if "--tethered" in given:
             threading.Thread(target=_stop_at_end_of_input, name="tether", daemon=True).start()
-        return _run(options, output)
+        return _run(given, output)
     except Stopped as stopped:
         return 128 + stopped.signal_number
+
+
+def _options(arguments: list[str]) -> dict[str, str] | None:
+    """Return what is given, by its name in the usage, or None where that is no usage.
+
+    By hand because a slow board feels what argparse takes to load.
+    """
+    given: dict[str, str] = {}
+    words = iter(arguments)
+    for word in words:
+        if word == "--tethered":
+            given[word] = ""
+        elif word in ("--inline", "--reply", "--bundle", "--recover"):
+            value = next(words, None)
+            if value is None:
+                return None
+            given[word] = value
+        else:
+            place = "report" if "job" in given else "job"
+            if word.startswith("-") or place in given:
+                return None
+            given[place] = word
+    once = ("job" in given) != ("--inline" in given) and ("report" in given) != ("--reply" in given)
+    return given if once or list(given) == ["--recover"] else None
 
 
 def _recover(root: str) -> int:
@@ -82,17 +100,17 @@ def _recover(root: str) -> int:
     return 0
 
 
-def _run(options: argparse.Namespace, output: int) -> int:
+def _run(given: dict[str, str], output: int) -> int:
     started_unix_ns = time.time_ns()
     try:
-        job = read_json(options.job) if options.inline is None else unpack_job(options.inline)
+        job = unpack_job(given["--inline"]) if "--inline" in given else read_json(given["job"])
         check_envelope(job)
     except (OSError, ValueError) as error:
         print(f"edgedeploy-agent: the job cannot be used: {error}", file=sys.stderr)  # noqa: T201
         return 2
     os.environ.pop(VARIABLE, None)
-    if options.bundle is not None:
-        os.environ[VARIABLE] = os.path.join(job["root"], "runtimes", options.bundle)
+    if "--bundle" in given:
+        os.environ[VARIABLE] = os.path.join(job["root"], "runtimes", given["--bundle"])
     results = [
         _attempt(operation, f"operations[{place}]", job["root"]) for place, operation in enumerate(job["operations"])
     ]
@@ -105,11 +123,11 @@ def _run(options: argparse.Namespace, output: int) -> int:
         "results": results,
     }
     try:
-        if options.reply is None:
-            write_json(options.report, report)
-        else:
+        if "--reply" in given:
             content = json.dumps(report, allow_nan=False, default=list).encode()
-            write_all(output, frame(content, options.reply))
+            write_all(output, frame(content, given["--reply"]))
+        else:
+            write_json(given["report"], report)
     except OSError as error:
         print(f"edgedeploy-agent: the report cannot be written: {error}", file=sys.stderr)  # noqa: T201
         return 1
@@ -141,7 +159,10 @@ def _error(name: Any, kind: str, error: Exception) -> dict[str, Any]:
 
 
 def _facts(_operation: dict[str, Any], root: str) -> dict[str, Any]:
+    import tempfile
+
     from .children import Children
+    from .facts import board_facts
     from .runtimes import RUNTIMES
 
     with tempfile.TemporaryDirectory(prefix="edgedeploy-") as folder:
@@ -158,6 +179,9 @@ def _facts(_operation: dict[str, Any], root: str) -> dict[str, Any]:
 
 
 def _health(_operation: dict[str, Any], _root: str) -> dict[str, Any]:
+    from .conditions import snapshot
+    from .power import open_source
+
     source, why_not = open_source()
     return {"op": "health", "state": snapshot(), "power": source.name if source else "", "no_power": why_not}
 
@@ -165,6 +189,7 @@ def _health(_operation: dict[str, Any], _root: str) -> dict[str, Any]:
 def _profile(operation: dict[str, Any], root: str) -> dict[str, Any]:
     from .children import Children
     from .measuring import Measurement
+    from .workspace import workspace
 
     with board_lock(root), workspace(root) as folder:
         return {"op": "profile", "variants": Measurement(operation, root, Children(folder)).run()}
@@ -227,7 +252,8 @@ _OPERATIONS: dict[str, Callable[[dict[str, Any], str], dict[str, Any]]] = {
 def own_digest() -> str:
     """Return the SHA-256 of the zip this code runs from; of its files, sorted, where it runs from a folder."""
     zipped, package = own_zip(), os.path.dirname(os.path.abspath(__file__))
-    paths = [zipped] if zipped else sorted(glob.glob(os.path.join(glob.escape(package), "*.py")))
+    modules = [] if zipped else sorted(name for name in os.listdir(package) if name.endswith(".py"))
+    paths = [zipped] if zipped else [os.path.join(package, name) for name in modules]
     digest = hashlib.sha256()
     for path in paths:
         with open(path, "rb") as file:

@@ -2,17 +2,12 @@
 
 from __future__ import annotations
 
-import glob
 import os
-import platform
 import re
-import struct
+import sys
 from typing import TYPE_CHECKING, Any
 
-from .conditions import parse_meminfo
 from .fields import find, read_text
-from .objects import space
-from .power import available_sources
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -29,15 +24,15 @@ _ISA = frozenset(
 
 def board_summary(root: str = "/") -> dict[str, Any]:
     """Return what every report says about its board."""
-    machine = platform.machine()
+    system = os.uname()
     cpuinfo = read_text(root, "proc/cpuinfo") or ""
     return {
-        "machine": machine,
-        "kernel": platform.release(),
-        "python": platform.python_version(),
+        "machine": system.machine,
+        "kernel": system.release,
+        "python": sys.version.split()[0],
         "cpus": len(os.sched_getaffinity(0)),
         "isa": parse_isa(cpuinfo),
-        "emulated": parse_emulated(machine, cpuinfo, _parent_program()),
+        "emulated": parse_emulated(system.machine, cpuinfo, _parent_program()),
     }
 
 
@@ -47,7 +42,13 @@ def board_facts(store: str, packages: Callable[[], dict[str, str]], root: str = 
     `store` is the folder that edgedeploy owns here; `packages` finds the versions of the runtimes, and of numpy,
     that import.
     """
-    from .access import closed_sensors, shared_libraries  # only here: every job asks for the summary
+    # Only here: every job asks for the summary.
+    import struct
+
+    from .access import closed_sensors, shared_libraries
+    from .conditions import parse_meminfo
+    from .objects import space
+    from .power import available_sources
 
     cpuinfo = read_text(root, "proc/cpuinfo") or ""
     summary = board_summary(root)
@@ -104,7 +105,7 @@ def _libc() -> str:
         glibc = os.confstr("CS_GNU_LIBC_VERSION")
     except (ValueError, OSError):
         glibc = None
-    return glibc or ("musl" if glob.glob("/lib/ld-musl-*") else "")
+    return glibc or ("musl" if find("/", "lib/ld-musl-*") else "")
 
 
 def _model_name(root: str, cpuinfo: str) -> str:

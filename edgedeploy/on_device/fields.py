@@ -5,7 +5,6 @@ from __future__ import annotations
 import glob
 import os
 import re
-import subprocess
 
 _MAX_BYTES = 1 << 20
 
@@ -39,6 +38,8 @@ def run_tool(root: str, name: str, *arguments: str) -> str | None:
             break
     else:
         return None
+    import subprocess  # only here: reading files, which every job does, is not to load it
+
     try:
         done = subprocess.run(
             [path, *arguments],

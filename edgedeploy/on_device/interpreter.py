@@ -5,8 +5,6 @@ from __future__ import annotations
 import glob
 import os
 import sys
-from importlib.machinery import PathFinder
-from importlib.util import find_spec
 
 # Set by the agent for itself alone: what its workers start with, and nothing else that it runs.
 VARIABLE = "EDGEDEPLOY_BUNDLE"
@@ -38,6 +36,10 @@ def interpreter(bundle: str | None) -> list[str]:
 
 def installed(package: str) -> bool:
     """Return whether a worker of this job would find the package, which is not to say that it can import it."""
+    # Only here: every job asks what it runs from, few whether a package is there.
+    from importlib.machinery import PathFinder
+    from importlib.util import find_spec
+
     bundle = bundle_in_use()
     try:
         if bundle and PathFinder.find_spec(package, [os.path.join(bundle, "site")]):

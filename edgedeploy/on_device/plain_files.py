@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import stat
 
 from .failures import Refused
@@ -44,6 +43,8 @@ def remove(path: str) -> None:
 def remove_all(path: str) -> None:
     """Remove a file, or a folder as far as that can be done. Raises OSError for a file."""
     if os.path.isdir(path) and not os.path.islink(path):
+        import shutil  # only here: every job opens files, few remove folders
+
         shutil.rmtree(path, ignore_errors=True)
     else:
         remove(path)

@@ -6,6 +6,7 @@ import getpass
 import re
 import shlex
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -54,12 +55,20 @@ def resolve(address: Address, config_file: Path | None) -> tuple[Host, ...]:
 
     where = str(config_file or Path("~/.ssh/config"))
     try:
-        config = paramiko.SSHConfig.from_text(_read(config_file))
-        return tuple(_route(config, address, where, 0))
+        return tuple(_route(_parsed(_read(config_file)), address, where, 0))
     except (paramiko.ssh_exception.ConfigParseError, paramiko.ssh_exception.CouldNotCanonicalize) as error:
         raise PlanError(f"{where}: {error}.") from error
     except ImportError as error:
         raise PlanError(f"{where}: `Match exec` needs the Python package invoke, which is missing.") from error
+
+
+# The boards of a fleet share a file in which each of them has its lines, so that reading it for every board anew costs
+# as much as the square of their number.
+@lru_cache(maxsize=4)
+def _parsed(text: str) -> paramiko.SSHConfig:
+    import paramiko
+
+    return paramiko.SSHConfig.from_text(text)
 
 
 def host_aliases(config_file: Path | None = None) -> tuple[str, ...]:
@@ -111,6 +120,7 @@ def _lines(file: Path, folder: Path, depth: int) -> list[str]:
     return lines
 
 
+@lru_cache(maxsize=10_000)
 def _setting(line: str) -> tuple[str, str]:
     """A line's keyword in lower case and the rest: `Keyword value` or `Keyword=value`."""
     keyword, _, value = re.sub(r"^\s*(\w+)(?:\s*=\s*|\s+)", r"\1 ", line).partition(" ")

@@ -72,6 +72,26 @@ def test_probe_sees_the_agent_by_its_bytes(tmp_path: Path) -> None:
     assert probe(str(tmp_path)).agent_sha256 not in (None, digest)
 
 
+@pytest.mark.parametrize(
+    ("left", "empty"),
+    [
+        ("", True),
+        ("lock", True),
+        ("agents/x.pyz", True),
+        ("objects/sha256/x", False),
+        ("tmp/x", False),
+        ("tmp/a link to nowhere", False),
+    ],
+)
+def test_probe_tells_whether_anything_of_a_push_lies_there(tmp_path: Path, left: str, empty: bool) -> None:
+    probe(str(tmp_path))
+    if "link" in left:
+        (tmp_path / left).symlink_to("nowhere")
+    elif left:
+        (tmp_path / left).touch()
+    assert probe(str(tmp_path)).empty is empty
+
+
 def test_probe_where_nothing_is_writable(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     facts = probe(str(tmp_path / "file" / "root"))

@@ -3,13 +3,16 @@ from __future__ import annotations
 import hashlib
 import os
 import threading
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from edgedeploy.board import PushResult, lying, open_board, push
-from edgedeploy.errors import BoardError, EdgeDeployError, TransferError, TransportError
+from edgedeploy.board.session import Board
+from edgedeploy.errors import BoardError, ConnectError, EdgeDeployError, TransferError, TransportError
 from edgedeploy.records import Device, DeviceProfile
 from edgedeploy.transport.address import Address
 from edgedeploy.transport.ssh import SshTransport
@@ -62,6 +65,58 @@ def test_second_push_sends_nothing(
     second = push_to(device, profile, artifacts)
     assert (second.sent, sorted(second.present), second.bytes_sent) == ((), sorted(artifacts), 0)
     assert whole(root, artifacts)
+
+
+def test_an_empty_board_is_not_asked_what_it_has(
+    device: Device, profile: DeviceProfile, root: Path, artifacts: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    jobs: list[str] = []
+    run_job = Board.run_job
+
+    def noted(self: Board, operations: Sequence[Mapping[str, Any]], **limits: Any) -> dict[str, Any]:
+        jobs.extend(operation["op"] for operation in operations)
+        return run_job(self, operations, **limits)
+
+    monkeypatch.setattr(Board, "run_job", noted)
+    with open_board(device, profile, Path()) as board:
+        push(board, artifacts)
+        assert jobs == ["admit"]
+        assert push(board, artifacts).sent == ()
+        assert jobs == ["admit", "inventory"]
+    with open_board(device, profile, Path()) as board:
+        push(board, artifacts)
+    assert jobs == ["admit", "inventory", "inventory"]
+    assert whole(root, artifacts)
+
+
+@pytest.mark.fault
+def test_what_came_to_an_empty_board_meanwhile_is_no_harm(
+    device: Device, profile: DeviceProfile, root: Path, artifacts: dict[str, Path]
+) -> None:
+    """A board that another host filled after the probe saw it empty ends with the same whole objects."""
+    with open_board(device, profile, Path()) as board:
+        push_to(device, profile, artifacts)
+        assert set(push(board, artifacts).sent) == artifacts.keys()
+    assert whole(root, artifacts)
+
+
+@pytest.mark.fault
+def test_a_push_tried_again_on_the_same_board_goes_on(
+    device: Device, profile: DeviceProfile, root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A push to an empty board that failed before its end is gone on with by the next over the same link."""
+    one = dict([artifact(tmp_path, 3 << 20)])
+
+    def lost(*_: object, **__: object) -> None:
+        raise ConnectError(device.name, "the link is lost")
+
+    with open_board(device, profile, Path()) as board:
+        monkeypatch.setattr(Board, "run_job", lost)
+        with pytest.raises(ConnectError):
+            push(board, one)
+        monkeypatch.undo()
+        assert push(board, one).kept_bytes == 3 << 20
+    assert whole(root, one)
 
 
 def test_nothing_to_push_asks_nobody(device: Device, profile: DeviceProfile) -> None:

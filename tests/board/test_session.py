@@ -5,7 +5,8 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Mapping, Sequence
+import zlib
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ import pytest
 
 from edgedeploy.board import open_board
 from edgedeploy.board.bundle import agent_bundle
-from edgedeploy.errors import AgentError, BoardError, LeaseError, TransferError
+from edgedeploy.errors import AgentError, BoardError, EdgeDeployError, LeaseError, TransferError
 from edgedeploy.on_device.reply import find_frame, frame
 from edgedeploy.records import Device, DeviceProfile
 from edgedeploy.transport import Completed, Transport
@@ -52,21 +53,94 @@ def test_spoilt_agent_is_replaced(device: Device, profile: DeviceProfile, root: 
     assert agent.read_bytes() == content
 
 
+def flipped(sent: bytes) -> bytes:
+    return sent[:5000] + bytes([sent[5000] ^ 1]) + sent[5001:]
+
+
+def another(sent: bytes) -> bytes:
+    content = zlib.decompress(sent)
+    return zlib.compress(content.replace(b"Start the agent", b"Start an agent "))
+
+
+@pytest.mark.fault
+@pytest.mark.parametrize(
+    ("spoil", "complaint"),
+    [
+        (lambda sent: sent[:30_000], "sha256 is"),
+        (lambda _: b"", "sha256 is"),
+        (flipped, "decompressing|sha256 is"),
+        (another, "sha256 is"),
+        (lambda _: zlib.compress(bytes(1 << 30)), "sha256 is"),
+        (lambda _: agent_bundle()[0], "decompressing"),
+    ],
+    ids=["cut short", "empty", "flipped", "another", "endless", "not packed"],
+)
 def test_agent_that_changed_on_the_way_is_not_installed(
-    over_ssh: Device, profile: DeviceProfile, root: Path, monkeypatch: pytest.MonkeyPatch
+    over_ssh: Device,
+    profile: DeviceProfile,
+    root: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    spoil: Callable[[bytes], bytes],
+    complaint: str,
 ) -> None:
+    """An agent whose bytes changed on the way does not run and leaves nothing; the next job brings a whole one."""
     with open_board(over_ssh, profile, Path()) as board:
         real_put = board.transport.put
 
         def put(source: Path, destination: str, **limits: Any) -> None:
             spoilt = root.parent / "spoilt"
-            spoilt.write_bytes(source.read_bytes()[:-1] + b"?")
+            spoilt.write_bytes(spoil(source.read_bytes()))
             real_put(spoilt, destination, **limits)
 
         monkeypatch.setattr(board.transport, "put", put)
-        with pytest.raises(TransferError, match=r"the agent could not be put on the board: .*sha256 is"):
+        with pytest.raises(TransferError, match=rf"the agent could not be put on the board: .*({complaint})"):
             board.run_job([EMPTY], timeout_s=60)
-    assert not list((root / "agents").iterdir())
+        assert not list((root / "agents").iterdir())
+        assert tidy(root)
+        monkeypatch.undo()
+        assert board.result(board.run_job([EMPTY], timeout_s=60), 0)["present"] == []
+    assert tidy(root)
+
+
+@pytest.mark.fault
+def test_agent_that_cannot_get_its_name(device: Device, profile: DeviceProfile, root: Path) -> None:
+    """What keeps the board from installing the agent is said in the board's words, and nothing is left."""
+    with open_board(device, profile, Path()) as board:
+        (root / "agents" / f"{agent_bundle()[1]}.pyz" / "folder").mkdir(parents=True)
+        with pytest.raises(TransferError, match=r"the agent could not be put on the board: .*directory"):
+            board.run_job([EMPTY], timeout_s=60)
+    assert tidy(root)
+
+
+@pytest.mark.fault
+def test_two_hosts_install_the_agent_at_once(device: Device, profile: DeviceProfile, root: Path) -> None:
+    """Two hosts that bring the agent at the same time both get their report, and one whole agent lies there."""
+    both = threading.Barrier(2)
+    outcomes: list[object] = []
+
+    def one() -> None:
+        with open_board(device, profile, Path()) as board:
+            real_put = board.transport.put
+
+            def put(*arguments: Any, **limits: Any) -> None:
+                real_put(*arguments, **limits)
+                both.wait(30)  # now each has its own copy there and neither has its name
+
+            board.transport.put = put  # type: ignore[method-assign]
+            try:
+                outcomes.append(board.result(board.run_job([EMPTY], timeout_s=60), 0)["present"])
+            except EdgeDeployError as error:
+                outcomes.append(error)
+
+    threads = [threading.Thread(target=one) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert outcomes == [[], []]
+    content, digest = agent_bundle()
+    assert [path.name for path in (root / "agents").iterdir()] == [f"{digest}.pyz"]
+    assert (root / "agents" / f"{digest}.pyz").read_bytes() == content
     assert tidy(root)
 
 
@@ -98,7 +172,7 @@ def kill_agent(root: str) -> None:
                 argv = (folder / "cmdline").read_bytes().split(b"\0")
             except OSError:
                 continue
-            if len(argv) > 2 and b"python" in argv[0] and argv[1].startswith(f"{root}/agents/".encode()):
+            if b"--reply" in argv and b"python" in argv[0] and any(f"{root}/agents/".encode() in word for word in argv):
                 os.kill(int(folder.name), signal.SIGKILL)
                 return
         time.sleep(0.02)
@@ -233,10 +307,12 @@ def test_job_takes_few_round_trips(device: Device, profile: DeviceProfile, monke
     calls: list[str] = []
     many = {"op": "inventory", "objects": {f"{number:064x}": number for number in range(4000)}}
     with open_board(device, profile, Path()) as board:
-        board.run_job([EMPTY], timeout_s=60)
         transport = type(board.transport)
         for name in ("run", "put", "get"):
             monkeypatch.setattr(transport, name, counted(calls, name, getattr(transport, name)))
+        board.run_job([EMPTY], timeout_s=60)
+        assert calls == ["put", "run"], "the first job brings the agent"
+        calls.clear()
         board.run_job([EMPTY], timeout_s=60)
         assert calls == ["run"]
         calls.clear()

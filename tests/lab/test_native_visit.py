@@ -9,7 +9,8 @@ import pytest
 
 from edgedeploy.cli.output import pushed
 from edgedeploy.errors import NoPython
-from edgedeploy.lab import Measurement, Visited, visit
+from edgedeploy.lab import Visited
+from edgedeploy.lab.visit import Measurement, visit
 from edgedeploy.profiling import MODES, Mode
 from edgedeploy.progress import SILENT
 from edgedeploy.project import Project

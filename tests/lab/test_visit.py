@@ -9,8 +9,7 @@ import pytest
 
 from edgedeploy.board.bundle import agent_bundle
 from edgedeploy.errors import PlanError
-from edgedeploy.lab import measurement
-from edgedeploy.lab.visit import unmeasured
+from edgedeploy.lab.visit import measurement, unmeasured
 from edgedeploy.project import Project
 from edgedeploy.records import Report
 from tests.support.project import PLAN, local_fleet, write_project

@@ -119,6 +119,29 @@ def test_untethered_it_does_not_care_for_input(board: VirtualBoard) -> None:
     assert "onnxruntime" in board.results()[0]["facts"]["runtimes"]
 
 
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        [],
+        ["job.json"],
+        ["job.json", "report.json", "more"],
+        ["job.json", "--reply"],
+        ["job.json", "report.json", "--reply", "token"],
+        ["--inline", "x", "job.json", "--reply", "token"],
+        ["--tethered", "--reply", "token"],
+        ["job.json", "report.json", "--unknown"],
+        ["--recover"],
+    ],
+    ids=" ".join,
+)
+def test_a_command_that_cannot_be_understood_is_answered_with_the_usage(
+    board: VirtualBoard, arguments: list[str]
+) -> None:
+    done = subprocess.run([board.python, board.agent, *arguments], capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith("usage: agent (JOB | --inline PACKED_JOB) (REPORT | --reply TOKEN)")
+
+
 def test_too_old_a_python_is_told_so(board: VirtualBoard) -> None:
     """The entry point is plain enough for any Python; what it would say is checked by asking for less."""
     import zipfile

@@ -39,6 +39,22 @@ def test_only_the_standard_library_is_imported(path: Path) -> None:
             assert top in sys.stdlib_module_names | RUNTIME_MODULES, f"line {node.lineno} imports {name}"
 
 
+def test_a_short_job_loads_only_what_it_needs() -> None:
+    """A zip keeps no compiled modules: a slow board compiles anew for every job whatever the agent imports."""
+    told = subprocess.run(
+        [sys.executable, "-S", "-c", "import edgedeploy.on_device.agent, sys; print(*sys.modules, sep='\\n')"],
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout.split()
+    of_ours = {name.rpartition(".")[2] for name in told if name.startswith("edgedeploy.on_device.")}
+    assert of_ours == {
+        *("agent", "checks", "documents", "facts", "failures", "fields", "interpreter", "limits", "lock", "objects"),
+        *("plain_files", "release_schema", "reply", "schema", "switching", "uploads"),
+    }
+    assert not {"argparse", "platform", "shutil", "subprocess", "tempfile", "importlib.util"} & set(told)
+
+
 @pytest.mark.parametrize("path", sorted(FOLDER.glob("*.py")), ids=lambda path: path.name)
 def test_numpy_is_imported_only_where_it_is_needed(path: Path) -> None:
     """A board without numpy still answers facts, inventory and admit."""

@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from edgedeploy.on_device.schema import MalformedDocument, check_contract, check_job, check_report
+from edgedeploy.on_device.report_schema import check_report
+from edgedeploy.on_device.schema import MalformedDocument, check_contract, check_job
 from tests.on_device import models
 from tests.on_device.virtual_board import profile
 

@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from edgedeploy.board.bundle import agent_bundle
-from edgedeploy.on_device.schema import check_job, check_report
+from edgedeploy.on_device.report_schema import check_report
+from edgedeploy.on_device.schema import check_job
 from tests.on_device import models
 
 

@@ -13,7 +13,8 @@ from types import ModuleType
 
 import pytest
 
-from tools.bench import agent, publish, push, startup
+from tools.adbd import Phone
+from tools.bench import agent, over_adb, publish, push, startup
 from tools.bench.__main__ import BENCHES, main
 from tools.bench.nets import SMALL
 from tools.bench.relay import Link, relay
@@ -258,7 +259,9 @@ def test_the_push_bench_sends_over_a_real_server(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(push, "ROUNDS", 2)
     monkeypatch.setattr(push, "SLOW_ROUNDS", 2)
     monkeypatch.setattr(push, "SLOW", Link(bits_per_s=400e6, round_trip_s=0.002))
-    monkeypatch.setattr(push, "SIZE_BYTES", 8_000_000)
+    monkeypatch.setattr(push, "SIZE_BYTES", 2_000_000)
+    monkeypatch.setattr(push, "SLOW_SIZE_BYTES", 8_000_000)
+    monkeypatch.setattr(push, "over_adb", lambda parts: [])
     *rows, again, resumed = push.run()
     assert len(rows) == 4
     for row in rows:
@@ -273,6 +276,28 @@ def test_the_push_bench_sends_over_a_real_server(monkeypatch: pytest.MonkeyPatch
     sent = {str(each["way"]): each["bytes to the board"] for each in resumed.records()}
     assert int(str(sent["push"])) < 7_500_000, "what an SSH window holds may be lost"
     assert int(str(sent["scp"])) > 8_000_000
+
+
+def test_the_push_bench_sends_to_a_real_adbd_as_well(phone: Phone, tmp_path: Path) -> None:
+    del phone  # that this machine can have one
+    source = tmp_path / "model.bin"
+    source.write_bytes(bytes(300_000))
+    link = Link(bits_per_s=400e6, round_trip_s=0.05)
+    rows = over_adb.over_adb([(source, 2, None, "on loopback"), (source, 2, link, "afar")])
+    assert len(rows) == 4
+    for row in rows:
+        assert isinstance(row, Row)
+        assert_compared(row, over_adb.ADB_PUSH)
+        assert "300000 bytes over adb" in row.task
+
+
+def test_a_machine_that_can_have_no_adbd_has_a_refused_row(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    (table,) = over_adb.over_adb([(tmp_path / "model.bin", 2, None, "on loopback")])
+    assert isinstance(table, Table)
+    (adb, ours) = table.records()
+    assert (adb["way"], ours["way"]) == (over_adb.ADB_PUSH, OURS)
+    assert "refused: adb and unshare are needed" in str(adb["remark"])
 
 
 def test_the_relay_is_as_slow_as_the_link_and_counts() -> None:

@@ -64,6 +64,15 @@ def test_user_file_wins_over_the_system_file(home: Path) -> None:
     assert (host.port, host.user) == (2222, "system")
 
 
+def test_a_file_that_changed_is_read_anew(home: Path) -> None:
+    for port in (2201, 2202):
+        (board,) = route(home, f"Host board\n  Include more\n  Port {port}\n")
+        assert (board.port, board.user) == (port, getpass.getuser())
+    (home / ".ssh" / "more").write_text("User pi\n")
+    (board,) = route(home, "Host board\n  Include more\n  Port 2202\n")
+    assert (board.port, board.user) == (2202, "pi")
+
+
 def test_included_files_are_read_in_their_place(home: Path) -> None:
     (home / ".ssh" / "lab.d").mkdir()
     (home / ".ssh" / "lab.d" / "1").write_text("Host board\n Port 2222\n")

@@ -1,4 +1,4 @@
-"""Measures how long a model file takes to a board: our push beside scp and its kind, over a real SSH server."""
+"""Measures how long a model file takes to a board: our push beside scp and its kind, and beside adb's own."""
 
 from __future__ import annotations
 
@@ -12,26 +12,31 @@ from pathlib import Path
 
 from edgedeploy.errors import TransportError
 from tools.bench import senders
+from tools.bench.over_adb import over_adb
 from tools.bench.relay import Link, Relay, relay
 from tools.bench.rows import OURS, BenchError, Row, interleave, ratio_row
 from tools.bench.servers import bench_server
 from tools.bench.tables import Cell, Table
 from tools.loopback_ssh import LoopbackServer
 
-TITLE = "Pushing 64 MiB"
+TITLE = "Pushing a file"
 HOW = (
-    "64 MiB of random bytes to an SSH server on loopback, connecting included: 11 rounds as fast as it goes, 3 through "
-    "a relay in user space that passes on 20 Mbit/s in each direction and 20 ms later (it plays neither loss nor TCP's "
-    "slow start). `put` carries the file and no more, as the peers do. `push` is what a user runs: look what the board "
-    "is and has, check its free space, give it the agent, send to a temporary name, have the board hash the file, sync "
+    "Random bytes to an SSH server on loopback, connecting included: 64 MiB as fast as it goes, 11 rounds, and 16 MiB, "
+    "3 rounds, through a relay in user space that passes on 20 Mbit/s in each direction and 20 ms later (it plays "
+    "neither loss nor TCP's slow start). `put` carries the file and no more, as the peers do. `push` is what a user "
+    "runs: look what the board is and has, check its free space, give it the agent, send to a temporary name, have the "
+    "board hash the file, sync "
     "it to disk and rename it; no peer does that. The tables count at the relay what crosses the wire for a file that "
     "is there already, and for one whose transfer was cut off half-way: bytes to and from the board, and how often its "
-    "answer was waited for, everything from the first packet of the connection on included."
+    "answer was waited for, everything from the first packet of the connection on included. Over adb the same goes to "
+    "Android's own adbd, as Debian packages it, on this machine's files; adb's server is connected to it already."
 )
 TOOLS = ("edgedeploy", "paramiko", "cryptography")
 SIZE_BYTES = 64 << 20
 ROUNDS = 11
 SLOW_ROUNDS = 3
+SLOW_SIZE_BYTES = 16 << 20
+LOOPBACK, AFAR = "on loopback", "at 20 Mbit/s and 40 ms"
 SLOW = Link(bits_per_s=20e6, round_trip_s=0.04)
 
 
@@ -47,12 +52,15 @@ def run() -> list[Row | Table]:
         work = Path(folder)
         source = work / "model.bin"
         source.write_bytes(os.urandom(SIZE_BYTES))
-        rows: list[Row | Table] = list(_rows(server, source, work / "fast", ROUNDS, "on loopback"))
+        short = work / "short.bin"
+        short.write_bytes(os.urandom(SLOW_SIZE_BYTES))
+        rows: list[Row | Table] = list(_rows(server, source, work / "fast", ROUNDS, LOOPBACK))
         with relay(server.port, SLOW) as slow:
             far = senders.through(server, slow.port)
-            rows += _rows(far, source, work / "slow", SLOW_ROUNDS, "at 20 Mbit/s and 40 ms")
-            rows += [_again(far, slow, source, work / "again"), _resumed(far, slow, source, work / "resumed")]
-    return rows
+            rows += _rows(far, short, work / "slow", SLOW_ROUNDS, AFAR)
+            tables = [_again(far, slow, short, work / "again"), _resumed(far, slow, short, work / "resumed")]
+        rows += over_adb([(source, ROUNDS, None, LOOPBACK), (short, SLOW_ROUNDS, SLOW, AFAR)])
+    return [*rows, *tables]
 
 
 def _rows(server: LoopbackServer, source: Path, arrived: Path, rounds: int, where: str) -> Iterator[Row]:
@@ -60,9 +68,10 @@ def _rows(server: LoopbackServer, source: Path, arrived: Path, rounds: int, wher
     contenders = {name: _timed(name, send, server, source, arrived) for name, send in senders.ALL.items()}
     samples = interleave(contenders, rounds)
     peers = {name: samples[name] for name in contenders if name not in ("put", "push")}
-    size = f"{SIZE_BYTES >> 20} MiB" if SIZE_BYTES >= 1 << 20 else f"{SIZE_BYTES} bytes"
     for what in ("put", "push"):
-        yield ratio_row(f"{what} {size} over {server.kind} {where}", {OURS: samples[what], **peers}, "scp", "time")
+        yield ratio_row(
+            f"{what} {senders.size(source)} over {server.kind} {where}", {OURS: samples[what], **peers}, "scp", "time"
+        )
 
 
 def _timed(name: str, send: senders.Send, server: LoopbackServer, source: Path, folder: Path) -> Callable[[], float]:
@@ -74,24 +83,11 @@ def _timed(name: str, send: senders.Send, server: LoopbackServer, source: Path, 
         start = time.perf_counter()
         send(server, source, destination)
         elapsed = time.perf_counter() - start
-        _check(name, source, destination)
-        _remove(destination)
+        senders.check(name, source, destination)
+        senders.remove(destination)
         return elapsed
 
     return measure
-
-
-def _check(name: str, source: Path, destination: Path) -> None:
-    found = senders.arrived(name, source, destination)
-    if not found.exists() or found.read_bytes() != source.read_bytes():
-        raise BenchError(f"push: {name} did not bring the whole file")
-
-
-def _remove(path: Path) -> None:
-    if path.is_dir():
-        shutil.rmtree(path)
-    else:
-        path.unlink()
 
 
 COLUMNS = ("way", "bytes to the board", "bytes from it", "round trips", "seconds", "what it compares")
@@ -114,7 +110,7 @@ def _again(server: LoopbackServer, link: Relay, source: Path, folder: Path) -> T
         send(server, source, destination)
 
     rows = _counted(ways, whole, server, link, source, folder)
-    return Table(f"{SIZE_BYTES:,} bytes that are there already, at 20 Mbit/s and 40 ms", COLUMNS, rows)
+    return Table(f"{source.stat().st_size:,} bytes that are there already, {AFAR}", COLUMNS, rows)
 
 
 def _resumed(server: LoopbackServer, link: Relay, source: Path, folder: Path) -> Table:
@@ -128,7 +124,7 @@ def _resumed(server: LoopbackServer, link: Relay, source: Path, folder: Path) ->
 
     def half(send: senders.Send, destination: Path) -> None:
         first = senders.sftp if send is senders.sftp_reput else send
-        link.cut_after(SIZE_BYTES // 2)
+        link.cut_after(source.stat().st_size // 2)
         try:
             first(server, source, destination)
         except (BenchError, TransportError):
@@ -137,7 +133,7 @@ def _resumed(server: LoopbackServer, link: Relay, source: Path, folder: Path) ->
             raise BenchError(f"push: {destination.name} noticed nothing of a link that was cut")
 
     rows = _counted(ways, half, server, link, source, folder)
-    return Table(f"{SIZE_BYTES:,} bytes cut off half-way, then sent again, as above", COLUMNS, rows)
+    return Table(f"{source.stat().st_size:,} bytes cut off half-way, then sent again, as above", COLUMNS, rows)
 
 
 def _counted(
@@ -159,6 +155,6 @@ def _counted(
         send(server, source, destination)
         elapsed = time.perf_counter() - start
         crossed = link.count()
-        _check(name, source, destination)
+        senders.check(name, source, destination)
         rows.append((name, crossed.up_bytes, crossed.down_bytes, crossed.round_trips, round(elapsed, 2), compares))
     return tuple(rows)

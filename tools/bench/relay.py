@@ -161,9 +161,11 @@ async def _read(source: asyncio.StreamReader) -> bytes:
         return b""
 
 
-async def _serve(port: int, link: Link) -> None:
+async def _serve(port: int, link: Link, listen: int) -> None:
     server = _Server(port, link)
-    listening = await asyncio.start_server(server.accept, "127.0.0.1", 0)
+    listening = await asyncio.start_server(server.accept, "127.0.0.1", listen)
+    if listen:
+        await listening.serve_forever()
     print(listening.sockets[0].getsockname()[1], flush=True)
     orders = asyncio.StreamReader()
     await asyncio.get_running_loop().connect_read_pipe(lambda: asyncio.StreamReaderProtocol(orders), sys.stdin)
@@ -176,5 +178,6 @@ if __name__ == "__main__":
     parser.add_argument("port", type=int)
     parser.add_argument("bits_per_s", type=float)
     parser.add_argument("round_trip_s", type=float)
+    parser.add_argument("--listen", type=int, default=0, help="at this port until killed, without taking orders")
     given = parser.parse_args()
-    asyncio.run(_serve(given.port, Link(given.bits_per_s, given.round_trip_s)))
+    asyncio.run(_serve(given.port, Link(given.bits_per_s, given.round_trip_s), given.listen))

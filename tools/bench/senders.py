@@ -22,20 +22,30 @@ Send = Callable[[LoopbackServer, Path, Path], None]
 
 def put(server: LoopbackServer, source: Path, destination: Path) -> None:
     """Our transport alone."""
+    put_to(_device(server, destination.parent), source, destination)
+
+
+def put_to(device: Device, source: Path, destination: Path) -> None:
+    """The same for any device."""
     from edgedeploy.transport import open_transport
 
-    with open_transport(_device(server, destination.parent), Path.cwd()) as transport:
+    with open_transport(device, Path.cwd()) as transport:
         transport.put(source, str(destination), timeout_s=TIMEOUT_S)
 
 
 def push(server: LoopbackServer, source: Path, root: Path) -> None:
     """All that a user's push does."""
+    push_to(_device(server, root), source)
+
+
+def push_to(device: Device, source: Path) -> None:
+    """The same to the root of any device."""
     from edgedeploy.board import open_board
-    from edgedeploy.board import push as push_to
+    from edgedeploy.board import push as push_files
     from edgedeploy.plan import load_profiles
 
-    with open_board(_device(server, root), load_profiles()["x86-64"], Path.cwd()) as board:
-        push_to(board, {digest(source): source})
+    with open_board(device, load_profiles()["x86-64"], Path.cwd()) as board:
+        push_files(board, {digest(source): source})
 
 
 def scp(server: LoopbackServer, source: Path, destination: Path) -> None:
@@ -95,6 +105,27 @@ ALL: Mapping[str, Send] = {
 def arrived(name: str, source: Path, destination: Path) -> Path:
     """Where the file lies after the way called `name` has sent it to `destination`."""
     return destination / "objects" / "sha256" / digest(source) if name == "push" else destination
+
+
+def check(name: str, source: Path, destination: Path) -> None:
+    """Raise BenchError where the way called `name` did not bring the whole file."""
+    found = arrived(name, source, destination)
+    if not found.exists() or found.read_bytes() != source.read_bytes():
+        raise BenchError(f"push: {name} did not bring the whole file")
+
+
+def remove(destination: Path) -> None:
+    """Remove what a way has brought."""
+    if destination.is_dir():
+        shutil.rmtree(destination)
+    else:
+        destination.unlink()
+
+
+def size(source: Path) -> str:
+    """A file's size as rows say it."""
+    size_bytes = source.stat().st_size
+    return f"{size_bytes >> 20} MiB" if size_bytes >= 1 << 20 else f"{size_bytes} bytes"
 
 
 @cache
