@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -12,6 +13,11 @@ import pytest
 if TYPE_CHECKING:
     from tools.adbd import Phone
     from tools.lab import Lab
+
+
+# The nets of the tests are small: more threads wait for each other longer than they compute, and every core has a
+# process of pytest already. It holds for the programs that the tests start, and torch reads it when it is imported.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
 def pytest_configure() -> None:

@@ -108,12 +108,11 @@ class Mixer:
         bit = self._bit(probability, bit)
         error = (bit << 16) - probability
         self._weights[chosen] = [weight + (error * value >> slowness) for weight, value in zip(weights, inputs)]
-        toward = 4194303 if bit else 0
+        toward, rates, most = 4194303 if bit else 0, _RATES, _MOST_SEEN
         for slot, state in zip(slots, found):
             seen = state & 1023
-            level = state >> 10
-            level += (toward - level) * _RATES[seen] >> 16
-            states[slot] = level << 10 | (seen + 1 if seen < _MOST_SEEN else seen)
+            state += (toward - (state >> 10)) * rates[seen] >> 16 << 10
+            states[slot] = state + 1 if seen < most else state
         return bit
 
 

@@ -117,9 +117,9 @@ def _skeleton(content: bytes, holes: list[Constant]) -> np.ndarray:
 def _assembled(content: bytes, whole: Piece, rest: Piece, tensors: list[tuple[Constant, Piece, int]]) -> Packed:
     coder = Encoder()
     mixing.code_bytes(coder, bytearray(whole.directory))
-    directory_byte = coder.size_bytes / len(whole.directory)
-    for job in whole.jobs:
-        job(coder)
+    directory_byte = coder.size_bytes() / len(whole.directory)
+    for done in whole.done:
+        coder.take(done)
     adaptive = coder.finish()
     sizes = varint(len(content)) + varint(len(whole.directory)) + varint(len(adaptive))
     body = hashlib.sha256(content).digest() + sizes + adaptive + whole.bulk

@@ -5,8 +5,10 @@ from __future__ import annotations
 import lzma
 import math
 import zlib
+from array import array
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import lru_cache
 
 import numpy as np
 
@@ -27,42 +29,59 @@ _RANDOM_BITS = 7.9
 
 
 class Encoder(mixing.Decoder):
-    """Writes the bits that the board's decoder reads: the same interval, narrowed by what is known instead of read."""
+    """Writes the bits that the board's decoder reads: the same interval, narrowed by what is known instead of read.
+
+    A probability depends on the bits of its own job alone. A job is therefore done once, to weigh it, and what it
+    asked for is written as often as it is wanted.
+    """
 
     def __init__(self) -> None:
         super().__init__(b"")
-        self._written = bytearray()
-        self.decisions = 0
+        self._steps = array("I")
 
     def bit(self, probability: int, bit: int) -> int:
-        """Write a bit that is 1 with this probability, in 1/65536."""
-        self.decisions += 1
-        low, high = self._low, self._high
-        span = high - low
-        middle = low + (span >> 16) * probability + ((span & 0xFFFF) * probability >> 16)
-        if bit:
-            high = middle
-        else:
-            low = middle + 1
-        while not (low ^ high) & 0xFF000000:
-            self._written.append(high >> 24)
-            low = low << 8 & 0xFFFFFFFF
-            high = high << 8 & 0xFFFFFFFF | 0xFF
-        self._low, self._high = low, high
+        """Note a bit that is 1 with this probability, in 1/65536."""
+        self._steps.append(probability << 1 | bit)
         return bit
 
     @property
+    def decisions(self) -> int:
+        """How many bits have been noted."""
+        return len(self._steps)
+
+    def take(self, other: Encoder) -> None:
+        """Note what another has noted."""
+        self._steps.extend(other._steps)
+
     def size_bytes(self) -> float:
-        """What has been written so far, to fractions of a byte."""
-        return len(self._written) + (32 - math.log2(self._high - self._low + 1)) / 8
+        """What they take, to fractions of a byte."""
+        low, high, written = self._narrowed()
+        return len(written) + (32 - math.log2(high - low + 1)) / 8
 
     def finish(self) -> bytes:
-        """All that was written, in the fewest bytes: a decoder reads zeros beyond the end."""
+        """All of them, in the fewest bytes: a decoder reads zeros beyond the end."""
+        low, high, written = self._narrowed()
         for count in range(5):
-            kept = self._high >> 32 - 8 * count << 32 - 8 * count
-            if kept >= self._low:
+            kept = high >> 32 - 8 * count << 32 - 8 * count
+            if kept >= low:
                 break
-        return (bytes(self._written) + kept.to_bytes(4, "big")[:count]).rstrip(b"\0")
+        return (bytes(written) + kept.to_bytes(4, "big")[:count]).rstrip(b"\0")
+
+    def _narrowed(self) -> tuple[int, int, bytearray]:
+        low, high, written = 0, 0xFFFFFFFF, bytearray()
+        for step in self._steps:
+            probability = step >> 1
+            span = high - low
+            middle = low + (span >> 16) * probability + ((span & 0xFFFF) * probability >> 16)
+            if step & 1:
+                high = middle
+            else:
+                low = middle + 1
+            while not (low ^ high) & 0xFF000000:
+                written.append(high >> 24)
+                low = low << 8 & 0xFFFFFFFF
+                high = high << 8 & 0xFFFFFFFF | 0xFF
+        return low, high, written
 
 
 Job = Callable[[mixing.Decoder], None]
@@ -70,11 +89,11 @@ Job = Callable[[mixing.Decoder], None]
 
 @dataclass(frozen=True, slots=True)
 class Piece:
-    """A part of a container: what it adds to the directory and to the bulk, and the adaptive coder's jobs in order."""
+    """A part of a container: what it adds to the directory, to the bulk, and to what the adaptive coder has done."""
 
     directory: bytes
     bulk: bytes = b""
-    jobs: tuple[Job, ...] = ()
+    done: tuple[Encoder, ...] = ()
     adaptive_bytes: float = 0.0
     decisions: int = 0
     coders: tuple[str, ...] = ()
@@ -84,11 +103,16 @@ class Piece:
         """About what it takes in the container."""
         return len(self.directory) * _DIRECTORY_BYTE + len(self.bulk) + self.adaptive_bytes
 
+    @property
+    def price(self) -> float:
+        """Its bytes, and for each step of the adaptive coder as much as it should at least save."""
+        return self.size_bytes + self.decisions / _DECISIONS_A_BYTE
+
     def __add__(self, other: Piece) -> Piece:
         return Piece(
             self.directory + other.directory,
             self.bulk + other.bulk,
-            self.jobs + other.jobs,
+            self.done + other.done,
             self.adaptive_bytes + other.adaptive_bytes,
             self.decisions + other.decisions,
             self.coders + tuple(coder for coder in other.coders if coder not in self.coders),
@@ -96,15 +120,21 @@ class Piece:
 
 
 def smallest(pieces: list[Piece]) -> Piece:
-    """The smallest, where a step of the adaptive coder costs as much as it should at least save."""
-    return min(pieces, key=lambda piece: piece.size_bytes + piece.decisions / _DECISIONS_A_BYTE)
+    """The smallest, with what the adaptive coder's steps cost."""
+    return min(pieces, key=lambda piece: piece.price)
 
 
 def adaptive(directory: bytes, job: Job, name: str) -> Piece:
-    """A piece that consists of one job, which is done here once to weigh it."""
-    trial = Encoder()
-    job(trial)
-    return Piece(directory, b"", (job,), trial.size_bytes, trial.decisions, (name,))
+    """A piece that consists of one job, which is done here."""
+    done = Encoder()
+    job(done)
+    return Piece(directory, b"", (done,), done.size_bytes(), done.decisions, (name,))
+
+
+@lru_cache(maxsize=256)  # palettes and tables of frequencies come again, in one tensor and from file to file
+def adaptive_bytes(content: bytes) -> Piece:
+    """A piece that codes bytes by those before them."""
+    return adaptive(varint(unpacking.ADAPTIVE), lambda coder: mixing.code_bytes(coder, bytearray(content)), "adaptive")
 
 
 def varint(value: int) -> bytes:
@@ -132,14 +162,10 @@ def stream(content: np.ndarray, allowance: int, *, text: bool = False) -> Piece:
     entropy_bits = _entropy_bits(counts)
     if entropy_bits < _RANDOM_BITS or text:
         if 8 * content.size <= allowance and (text or content.size <= _MOST_BYTES):
-            found.append(adaptive(varint(unpacking.ADAPTIVE), _bytes_job(plain), "adaptive"))
-        found += _interleaved(content, counts, allowance)
+            found.append(adaptive_bytes(plain))
         found += _deflated(plain, entropy_bits, text)
+        found += _interleaved(content, counts, allowance, smallest(found).price)
     return smallest(found)
-
-
-def _bytes_job(content: bytes) -> Job:
-    return lambda coder: mixing.code_bytes(coder, bytearray(content))
 
 
 def _entropy_bits(counts: np.ndarray) -> float:
@@ -149,7 +175,7 @@ def _entropy_bits(counts: np.ndarray) -> float:
     return float(-(shares * np.log2(shares)).sum() + (len(there) - 1) / (2 * total * math.log(2)))
 
 
-def _interleaved(content: np.ndarray, counts: np.ndarray, allowance: int) -> list[Piece]:
+def _interleaved(content: np.ndarray, counts: np.ndarray, allowance: int, to_beat: float) -> list[Piece]:
     table = lanes.table_of(counts)
     frequencies = frequencies_of(table)
     cost = lanes.cost_bytes(counts, frequencies)
@@ -159,13 +185,14 @@ def _interleaved(content: np.ndarray, counts: np.ndarray, allowance: int) -> lis
     states, words = lanes.encode(content, frequencies, width)
     known = Piece(varint(unpacking.LANES) + varint(width) + varint(len(words)), coders=("rans",))
     bulk = Piece(b"", states.tobytes() + words.tobytes())
+    if (known + bulk).price >= to_beat:
+        return []  # before its table, which takes longest
     return [replace(known + _table(table, allowance) + bulk, coders=("rans",))]
 
 
 def _table(table: np.ndarray, allowance: int) -> Piece:
     plain = Piece(varint(unpacking.RAW), table.tobytes())
-    job = _bytes_job(table.tobytes())
-    coded = [adaptive(varint(unpacking.ADAPTIVE), job, "adaptive")] if 8 * table.size <= allowance else []
+    coded = [adaptive_bytes(table.tobytes())] if 8 * table.size <= allowance else []
     return smallest([plain, *coded])
 
 

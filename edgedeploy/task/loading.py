@@ -18,7 +18,7 @@ from edgedeploy.task.source import source_net
 from edgedeploy.task.splits import to_arrays, to_splits
 from edgedeploy.task.user_code import UserCode
 
-_SCHEME = 1  # raise it whenever the same task would get another digest
+_SCHEME = 2  # raise it whenever the same task would get another digest
 _LAYOUTS = ("NCHW", "NHWC")
 
 

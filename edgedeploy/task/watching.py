@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import linecache
 import os
 import sys
@@ -13,6 +14,8 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
+# Source text for tracebacks, and lists of what is installed, which libraries ask for once a process.
+_LOOKUPS = (linecache.__file__, importlib.metadata.__file__)
 _SYSTEM = tuple(Path(root) for root in ("/proc", "/sys", "/dev", "/etc", "/run"))
 
 _hooked = False
@@ -24,7 +27,8 @@ class Watch:
     """Absolute paths of what was opened for reading and of the folders that were listed.
 
     What an installed library opens while it is imported does not count: the second import would not open it.
-    Neither does source text that is fetched for a traceback: it is that of whoever called, not of the task.
+    Neither does source text that is fetched for a traceback: it is that of whoever called, not of the task. Nor does
+    what installed distributions say of themselves: a library that looks for its plugins asks all of them, and once.
     """
 
     folder: str
@@ -52,7 +56,7 @@ class Watch:
             file = frame.f_code.co_filename
             if file.startswith(self.folder):
                 return False
-            if file.startswith("<frozen importlib") or file == linecache.__file__:
+            if file.startswith("<frozen importlib") or file in _LOOKUPS:
                 return True
             frame = frame.f_back
         return False

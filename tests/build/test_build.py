@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import fcntl
 import importlib.metadata
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -29,9 +30,30 @@ precisions = ["fp32"]
 """
 
 
+SMALLEST = PLAN.replace('"fp32", "int8"', '"fp32"')
+
+
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     return write_project(tmp_path / "project", plan=TUNED)
+
+
+@pytest.fixture(scope="session")
+def built_once(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Built]:
+    folder = write_project(tmp_path_factory.mktemp("build") / "project", plan=TUNED)
+    return folder, build(folder)
+
+
+@pytest.fixture
+def first(built_once: tuple[Path, Built]) -> Built:
+    """What the first build of `again` made."""
+    return built_once[1]
+
+
+@pytest.fixture
+def again(built_once: tuple[Path, Built], tmp_path: Path) -> Path:
+    """A project of which everything is built, moved to another place since."""
+    return Path(shutil.copytree(built_once[0], tmp_path / "again"))
 
 
 def build(folder: Path) -> Built:
@@ -39,8 +61,7 @@ def build(folder: Path) -> Built:
     return pipeline.build(Project(folder), jobs=1)
 
 
-def test_a_variant_is_built_once_and_found_again(folder: Path) -> None:
-    first = build(folder)
+def test_a_variant_is_built_once_and_found_again(again: Path, first: Built) -> None:
     assert [variant.name for variant in first.variants] == [
         "dense-onnx-fp32",
         "dense-onnx-int8-u8s8",
@@ -48,7 +69,7 @@ def test_a_variant_is_built_once_and_found_again(folder: Path) -> None:
     ]
     assert first.made == tuple(variant.name for variant in first.variants)
     assert first.failures == ()
-    second = build(folder)
+    second = build(again)
     assert (second.variants, second.made) == (first.variants, ())
     fp32, int8, tuned = first.variants
     assert fp32.artifact.size_bytes > 0
@@ -59,27 +80,26 @@ def test_a_variant_is_built_once_and_found_again(folder: Path) -> None:
     assert len({variant.id for variant in first.variants}) == 3
 
 
-def test_finding_everything_built_loads_no_torch(folder: Path) -> None:
-    build(folder)
+def test_finding_everything_built_loads_no_torch(again: Path) -> None:
+    assert build(again).made == ()  # the task has never been read in this place before
     code = (
         "import sys\nfrom edgedeploy.cli import main\n"
         "assert main(['build', '--json', '-C', sys.argv[1]]) == 0\n"
         "loaded = {'torch', 'onnx', 'onnxruntime', 'litert_torch', 'sklearn'} & set(sys.modules)\n"
         "assert not loaded, loaded\n"
     )
-    subprocess.run([sys.executable, "-c", code, str(folder)], check=True, stdout=subprocess.DEVNULL)
+    subprocess.run([sys.executable, "-c", code, str(again)], check=True, stdout=subprocess.DEVNULL)
 
 
 def test_another_input_pass_version_or_tool_version_is_another_question(
-    folder: Path, monkeypatch: pytest.MonkeyPatch
+    again: Path, first: Built, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    first = build(folder)
     known = {variant.name: variant.id for variant in first.variants}
 
     def changed() -> set[str]:
-        plan = Project(folder).plan
+        plan = Project(again).plan
         digest = first.variants[0].task_digest
-        return {r.name for r in identity.requests(plan.recipes, digest, folder) if known[r.name] != r.id}
+        return {r.name for r in identity.requests(plan.recipes, digest, again) if known[r.name] != r.id}
 
     with monkeypatch.context() as patch:
         patch.setattr(FineTune, "version", FineTune.version + 1)
@@ -89,8 +109,8 @@ def test_another_input_pass_version_or_tool_version_is_another_question(
         patch.setattr(importlib.metadata, "version", lambda name: "0.0.1" if name == "onnxruntime" else real(name))
         assert changed() >= {"dense-onnx-int8-u8s8"}
     assert changed() == set()
-    (folder / "task.py").write_text(TASK.replace("Linear(64, 16)", "Linear(64, 20)").replace("(16, 10)", "(20, 10)"))
-    rebuilt = build(folder)
+    (again / "task.py").write_text(TASK.replace("Linear(64, 16)", "Linear(64, 20)").replace("(16, 10)", "(20, 10)"))
+    rebuilt = build(again)
     assert len(rebuilt.made) == 3
     assert rebuilt.variants[0].task_digest != first.variants[0].task_digest
     assert not {variant.id for variant in rebuilt.variants} & set(known.values())
@@ -136,12 +156,11 @@ def test_the_guard_holds_the_files_of_its_recipe(folder: Path, monkeypatch: pyte
     assert w8.artifact != fp32.artifact
 
 
-def test_a_renamed_recipe_is_the_same_question(folder: Path) -> None:
-    first = build(folder)
-    (folder / "edgedeploy.toml").write_text(TUNED.replace('"dense"', '"plain"'))
-    second = build(folder)
+def test_a_renamed_recipe_is_the_same_question(again: Path, first: Built) -> None:
+    (again / "edgedeploy.toml").write_text(TUNED.replace('"dense"', '"plain"'))
+    second = build(again)
     assert second.made == ()
-    assert [variant.name for variant in Project(folder).variants()][:2] == ["plain-onnx-fp32", "plain-onnx-int8-u8s8"]
+    assert [variant.name for variant in Project(again).variants()][:2] == ["plain-onnx-fp32", "plain-onnx-int8-u8s8"]
     assert [v.id for v in second.variants] == [v.id for v in first.variants]
 
 
@@ -191,6 +210,7 @@ def test_weights_that_are_not_there_say_how_to_get_them(folder: Path) -> None:
 
 
 def test_two_builds_at_once_are_refused(folder: Path) -> None:
+    (folder / "edgedeploy.toml").write_text(SMALLEST)
     (folder / ".edgedeploy").mkdir()
     with (folder / ".edgedeploy" / "build.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
@@ -209,6 +229,7 @@ def test_a_tool_that_is_not_installed_is_named(folder: Path, monkeypatch: pytest
 
 
 def test_a_killed_build_leaves_its_workspace_to_the_next(folder: Path) -> None:
+    (folder / "edgedeploy.toml").write_text(SMALLEST)
     workspace = folder / ".edgedeploy" / "tmp" / "left"
     workspace.mkdir(parents=True)
     (workspace / "model.onnx").write_bytes(b"half")

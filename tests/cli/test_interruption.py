@@ -53,15 +53,14 @@ def assert_interrupted(process: subprocess.Popen[str], stderr: str) -> None:
     assert stderr.strip().splitlines()[-1].startswith("edgedeploy: interrupted; ")
 
 
-@pytest.mark.parametrize(
-    ("step", "delay_s"), [("load dense", 0.0), ("export dense-onnx-fp32", 0.3), ("export dense-onnx-int8-u8s8", 0.2)]
-)
-def test_during_a_build(tmp_path: Path, step: str, delay_s: float) -> None:
+def test_during_a_build_time_and_again(tmp_path: Path) -> None:
     folder = write_project(tmp_path / "project")
-    process = start("build", "--project", str(folder))
-    stderr = interrupt_at(process, step, delay_s)
-    assert_interrupted(process, stderr)
-    assert not (folder / ".edgedeploy" / "tmp").exists()
+    moments = (("load dense", 0.0), ("export dense-onnx-fp32", 0.3), ("export dense-onnx-int8-u8s8", 0.2))
+    for step, delay_s in moments:
+        process = start("build", "--project", str(folder))
+        stderr = interrupt_at(process, step, delay_s)
+        assert_interrupted(process, stderr)
+        assert not (folder / ".edgedeploy" / "tmp").exists()
     done = subprocess.run(
         [sys.executable, "-m", "edgedeploy", "build", "--json", "--project", str(folder)],
         stdout=subprocess.PIPE,
@@ -70,20 +69,23 @@ def test_during_a_build(tmp_path: Path, step: str, delay_s: float) -> None:
     assert len(json.loads(done.stdout)["variants"]) == 2
 
 
-@pytest.mark.parametrize("by", [signal.SIGINT, signal.SIGKILL])
-def test_during_a_build_in_two_processes_none_is_left(tmp_path: Path, by: signal.Signals) -> None:
+def test_during_a_build_in_two_processes_none_is_left(tmp_path: Path) -> None:
     tuned = '[[recipe]]\nname = "tuned"\npasses = [{ kind = "fine-tune", epochs = 1 }]\n'
     tuned += 'formats = ["onnx"]\nprecisions = ["fp32"]\n'
     folder = write_project(tmp_path / "project", plan=PLAN + tuned)
-    process = start("build", "--jobs", "2", "--project", str(folder), cwd=folder)
-    stderr = interrupt_at(process, "export dense-onnx-fp32", by=by)
-    deadline = time.monotonic() + 10
-    while (left := processes_in(folder)) and time.monotonic() < deadline:
-        time.sleep(0.1)
-    assert not left, "a process still builds for nobody"
-    if by is signal.SIGINT:
-        assert_interrupted(process, stderr)
-        assert not (folder / ".edgedeploy" / "tmp").exists()
+    moments = (("export dense-onnx-fp32", signal.SIGINT), ("convert dense to onnx", signal.SIGKILL))
+    for step, by in moments:
+        process = start("build", "--jobs", "2", "--project", str(folder), cwd=folder)
+        stderr = interrupt_at(process, step, by=by)
+        deadline = time.monotonic() + 10
+        while (left := processes_in(folder)) and time.monotonic() < deadline:
+            time.sleep(0.1)
+        assert not left, "a process still builds for nobody"
+        if by is signal.SIGINT:
+            assert_interrupted(process, stderr)
+            assert not (folder / ".edgedeploy" / "tmp").exists()
+        else:
+            assert process.returncode == -signal.SIGKILL
     done = subprocess.run(
         [sys.executable, "-m", "edgedeploy", "build", "--json", "--jobs", "1", "--project", str(folder)],
         stdout=subprocess.PIPE,

@@ -16,9 +16,9 @@ from edgedeploy import export
 from edgedeploy.on_device.unpacking import unpack
 from edgedeploy.packing import Packed, onnx_constants, pack, tflite_constants
 from edgedeploy.records import Format, Precision, Target
+from tests.export import nets
 from tests.on_device import models
 from tests.packing.files import onnx_file, weights
-from tests.support.trained import trained
 
 KINDS = ("dense", "sparse", "clustered", "both", "grid", "int8")
 BOTH = st.sampled_from(list(Format))
@@ -170,12 +170,13 @@ def test_the_weights_of_an_onnx_file_are_those_that_onnx_reads() -> None:
 
 @pytest.mark.builds
 def test_exported_nets_come_back(tmp_path: Path) -> None:
-    task = trained("digits-cnn")
+    task = nets.digits_task(nets.Cnn)
+    net = nets.train(task)
     for file_format in Format:
         for precision in (Precision.FP32, Precision.INT8):
             place = tmp_path / f"{file_format}-{precision}"
             place.mkdir()
-            content = export.export(task.load_model(), Target(file_format, precision), task, place).path.read_bytes()
+            content = export.export(net, Target(file_format, precision), task, place).path.read_bytes()
             made = packed(content, file_format)
             assert made.tensors
             assert len(made.content) < len(zlib.compress(content, 9))

@@ -134,6 +134,17 @@ def test_the_source_of_whoever_calls_is_no_input(tmp_path: Path) -> None:
     assert Path(__file__).name not in "".join(cache.values())
 
 
+def test_what_is_installed_is_no_input(tmp_path: Path) -> None:
+    """A library looks for its plugins the first time that it is used in a process, so that others would see less."""
+    plugins = "import importlib.metadata\nimportlib.metadata.entry_points()\n"
+    plugins += f"open({str(tmp_path / 'own.txt')!r}).close()\n"
+    (tmp_path / "own.txt").write_text("read")
+    cache: dict[str, str] = {}
+    task_digest(write_task(tmp_path / "looks", extra=plugins), None, cache)
+    assert "own.txt" in "".join(cache.values())
+    assert "entry_points" not in "".join(cache.values())
+
+
 def test_a_touched_file_is_read_again_and_found_the_same(project: Path) -> None:
     cache: dict[str, str] = {}
     before = digest_of(project, cache)
