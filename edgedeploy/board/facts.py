@@ -16,6 +16,10 @@ from edgedeploy.records import Device, DeviceProfile
 OLDEST_PYTHON = (3, 7)
 
 _DISK = re.compile(r"\s(\d+)\s+(\d+)\s+(-?\d+)\s+\d+%\s")
+# The kernel's words for want of space or inodes, and for a file system that is not written to.
+_FULL = ("No space left on device", "Disk quota exceeded")
+_READ_ONLY = "Read-only file system"
+_SOME_BYTES = 1 << 20
 # What other systems than the kernel call a machine.
 SAME_MACHINE = {"arm64": "aarch64", "amd64": "x86_64", "x86-64": "x86_64", "armhf": "armv7l"}
 _64_BIT = {"aarch64", "x86_64", "riscv64"}
@@ -49,6 +53,7 @@ class BoardFacts:
     """A board before any job; None where it does not tell.
 
     `user_land_bits` and `python_bits` are the widths of a pointer in the C library's view and in Python's.
+    `root_trouble` is what the kernel says where the root is not writable, "" where that is not known.
     `agent_sha256` is the digest of the file that lies where the agent asked for should be. `has_numpy` says whether
     its Python can rebuild packed files. `bundle` is the digest of the provisioned runtime that is in use, `loader` the
     program that starts its Python where it brings one, `bundle_packages` what it holds.
@@ -66,6 +71,7 @@ class BoardFacts:
     python_version: str | None
     python_bits: int | None
     agent_sha256: str | None
+    root_trouble: str = ""
     has_numpy: bool = False
     bundle: str | None = None
     loader: str | None = None
@@ -108,6 +114,8 @@ def parse_probe(text: str) -> BoardFacts:
         python_version=said.get("python_version"),
         python_bits=_number(said.get("python_bits")),
         agent_sha256=said.get("agent_sha256"),
+        # after the program, and perhaps the path, that it is about
+        root_trouble=printable(said.get("trouble", "").rpartition(": ")[2], 100),
         has_numpy=said.get("numpy") == "yes",
         bundle=said.get("bundle"),
         loader=said.get("loader"),
@@ -187,13 +195,27 @@ def _check_python(facts: BoardFacts, board: str, python: str) -> None:
         )
 
 
-def check_root(facts: BoardFacts, board: str) -> None:
-    """Raise BoardError where nothing can be written under the root."""
-    if not facts.root_writable:
-        raise BoardError(
-            f"{board}: cannot write to {facts.root}; make it writable for the user who logs in, "
-            "or set `root =` in fleet.toml to a folder that is."
+def check_root(facts: BoardFacts, board: str, place: str = "") -> None:
+    """Raise BoardError where nothing can be written under the root; `place` says where the root may be instead."""
+    if facts.root_writable:
+        return
+    trouble = facts.root_trouble
+    if trouble in _FULL:
+        # bytes are free, so that it is files of which there can be no more
+        inodes = trouble == _FULL[0] and (facts.free_bytes or 0) >= _SOME_BYTES
+        trouble += ", for its inodes are used up" if inodes else ""
+        mend, other = "remove files there", "to a folder on another file system"
+    elif trouble == _READ_ONLY:
+        mend, other = (
+            "mount it writable (a kernel makes it read-only when the disk fails)",
+            "to a folder that is writable",
         )
+    else:
+        mend, other = "make it writable for the user who logs in", "to a folder that is"
+    raise BoardError(
+        f"{board}: cannot write to {facts.root}{trouble and f': {trouble}'}; {mend}, or set `root =` in fleet.toml "
+        f"{place or other}."
+    )
 
 
 def _system(said: dict[str, str], cpus: str) -> System:

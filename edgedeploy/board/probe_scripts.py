@@ -32,7 +32,8 @@ except (ImportError, AttributeError, ValueError):
 """
 
 # What a cut link left in tmp and has lain there for two days (`find` counts whole ones) is nobody's any more.
-# The subshell around the test write is needed: a redirection that fails ends a POSIX shell.
+# The subshell around the test write is needed: a redirection that fails ends a POSIX shell. What the kernel said of it
+# is brought back, in the words of the C locale.
 # A file is run under the root because neither `mount` nor its options tell what a security module forbids besides.
 # The ELF header of `od` itself tells the user land's width and machine where there is no getconf.
 PROBE = f"""
@@ -67,8 +68,16 @@ sed -n -e 's/^Features[^:]*:/{MARK}isa=Features:/p' -e 's/^flags[^:]*:/{MARK}isa
   sort -u | head -n 16
 say model "$(tr -d '\\0' 2>/dev/null </sys/firmware/devicetree/base/model)"
 umask 077
-mkdir -p -- "$root/agents" "$root/tmp" "$root/objects/sha256" 2>/dev/null
-if ( root=$(cd -- "$root" && pwd -P) && : > "$root/tmp/probe.$$" && rm -f -- "$root/tmp/probe.$$" ) 2>/dev/null; then
+trouble=$(
+  LC_ALL=C
+  export LC_ALL
+  exec 2>&1
+  mkdir -p -- "$root/agents" "$root/tmp" "$root/objects/sha256" && cd -- "$root" && root=$(pwd -P) &&
+    : > "$root/tmp/probe.$$" && rm -f -- "$root/tmp/probe.$$" && echo writable
+)
+if [ "${{trouble%writable}}" = "$trouble" ]; then
+  say trouble "$(printf '%s\n' "$trouble" | tail -n 1)"
+else
   root=$(cd -- "$root" && pwd -P)
   say writable yes
   if ( runs "$root/tmp/probe.$$" ) 2>/dev/null; then

@@ -152,12 +152,12 @@ def test_board_that_takes_no_file(lab: Lab, pi4: VirtualBoard, artifact: dict[st
     before = files(pi4)
     if fault == "inodes":
         pi4.fill_inodes()
+        why = "No space left on device, for its inodes are used up; remove files there"
     else:
         pi4.set_read_only(True)
-    with (
-        within(),
-        pytest.raises(BoardError, match=r"^pi4: cannot write to /home/pi/\.edgedeploy; [^.]*, or set `root ="),
-    ):
+        why = "Read-only file system; mount it writable"
+    told = rf"^pi4: cannot write to /home/pi/\.edgedeploy: {why}[^.]*, or set `root ="
+    with within(), pytest.raises(BoardError, match=told):
         push_to(lab, artifact)
     assert files(pi4) == before == [], "not even the agent was sent"
     pi4.heal()
