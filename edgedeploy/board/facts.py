@@ -34,7 +34,8 @@ class System:
     `libc` is "glibc 2.36", "musl", "bionic" or "". `user_land` is the machine that its programs are built for, "" where
     it does not tell. `executable` says whether a file under the root can be run; where it cannot, one can in
     `executable_place`. `isa` holds the telling features that every core has. `other_python` is the
-    version and the path of one that has wheels, where the one asked for has none.
+    version and the path of one that has wheels, where the one asked for has none. `has_ssh_keygen` says whether there
+    is one that can check signatures.
     """
 
     libc: str = ""
@@ -45,6 +46,7 @@ class System:
     executable: bool = False
     executable_place: str = ""
     has_tar: bool = False
+    has_ssh_keygen: bool = False
     other_python: tuple[str, str] | None = None
 
 
@@ -232,6 +234,7 @@ def _system(said: dict[str, str], cpus: str) -> System:
         executable=said.get("executable") == "yes",
         executable_place=printable(said.get("executable_place", "")),
         has_tar=said.get("tar") == "yes",
+        has_ssh_keygen=said.get("ssh_keygen") == "yes",
         other_python=(other[1], other[2]) if other else None,
     )
 

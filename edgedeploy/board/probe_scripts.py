@@ -35,6 +35,7 @@ except (ImportError, AttributeError, ValueError):
 # The subshell around the test write is needed: a redirection that fails ends a POSIX shell. What the kernel said of it
 # is brought back, in the words of the C locale.
 # A file is run under the root because neither `mount` nor its options tell what a security module forbids besides.
+# ssh-keygen is asked for -Y without a purpose: one that is too old for it does not know the option.
 # The ELF header of `od` itself tells the user land's width and machine where there is no getconf.
 PROBE = f"""
 say() {{ printf '{MARK}%s=%s\\n' "$1" "$2"; }}
@@ -95,6 +96,7 @@ fi
 say root "$root"
 say disk "$(df -P -k -- "$root" 2>/dev/null | tail -n 1)"
 if command -v tar >/dev/null 2>&1; then say tar yes; fi
+case $(LC_ALL=C ssh-keygen -Y </dev/null 2>&1) in *'requires an argument'*) say ssh_keygen yes ;; esac
 agent=$root/agents/$3.pyz
 python=$2
 if [ -r "$root/runtimes/current" ]; then

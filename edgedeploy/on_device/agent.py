@@ -28,7 +28,7 @@ from .schema import SCHEMA, MalformedDocument, check_envelope, check_operation
 from .workspace import workspace
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
 
 _IMPORT_TIMEOUT_S = 120.0
 _GRACE_S = 5.0
@@ -143,18 +143,22 @@ def _error(name: Any, kind: str, error: Exception) -> dict[str, Any]:
 def _facts(_operation: dict[str, Any], root: str) -> dict[str, Any]:
     from .children import Children
     from .runtimes import RUNTIMES
+    from .signatures import LIBRARIES, ssh_keygen
 
     with tempfile.TemporaryDirectory(prefix="edgedeploy-") as folder:
         children = Children(folder)
 
-        def packages() -> dict[str, str]:
-            every = ["numpy", *sorted({name for known in RUNTIMES.values() for name, _, _ in known})]
+        def versions(every: Iterable[str]) -> dict[str, str]:
             # To start Python for the others costs a slow board seconds.
             names = [name for name in every if installed(name)]
             answers = {name: children.run("version", {"runtime": name}, _IMPORT_TIMEOUT_S) for name in names}
             return {name: answer["version"] for name, answer in answers.items() if answer["outcome"] == "ok"}
 
-        return {"op": "facts", "facts": board_facts(root, packages)}
+        def packages() -> dict[str, str]:
+            return versions(["numpy", *sorted({name for known in RUNTIMES.values() for name, _, _ in known})])
+
+        verifier = "ssh-keygen" if ssh_keygen() else next(iter(versions(LIBRARIES)), "")
+        return {"op": "facts", "facts": dict(board_facts(root, packages), verifier=verifier)}
 
 
 def _health(_operation: dict[str, Any], _root: str) -> dict[str, Any]:

@@ -32,20 +32,22 @@ _BLOCK_BYTES = 4096
 def unpack_runtime(operation: dict[str, Any], root: str) -> dict[str, Any]:
     """Unpack an object among the runtimes, try it, and make it the one that jobs use.
 
-    Nothing changes unless at least one of the runtimes in `imports` can be imported. Raises Refused, Locked, OSError.
+    Nothing changes unless at least one of the runtimes in `imports` can be imported; those in `also` are tried too.
+    Raises Refused, Locked, OSError.
     """
     sha256 = operation["sha256"]
     folder = os.path.join(root, "runtimes")
     final = os.path.join(folder, sha256)
     with board_lock(root), workspace(root, RUNTIME) as temporary:
         os.makedirs(folder, exist_ok=True)
+        names = [*operation["imports"], *operation.get("also", [])]
         found, failed = {}, {}  # type: dict[str, str], dict[str, str]
         if os.path.isfile(os.path.join(final, "bundle.json")):
-            found, failed = _try(final, operation["imports"], temporary)
-        if not found:
+            found, failed = _try(final, names, temporary)
+        if failed or not found:
             _place(operation, root, temporary, final)
-            found, failed = _try(final, operation["imports"], temporary)
-        if not found:
+            found, failed = _try(final, names, temporary)
+        if not set(found).intersection(operation["imports"]):
             shutil.rmtree(final, ignore_errors=True)
             raise Refused("nothing in it can be imported here: " + "; ".join(sorted(failed.values())))
         _use(folder, sha256, operation["python"])
@@ -122,7 +124,8 @@ def _place(operation: dict[str, Any], root: str, temporary: str, final: str) -> 
         unpack(file, unpacked, operation["unpacked_bytes"])
     # One call for thousands of small files: syncing each takes minutes on an SD card.
     os.sync()
-    shutil.rmtree(final, ignore_errors=True)
+    if os.path.isdir(final):
+        os.rename(final, os.path.join(temporary, "spoilt"))
     os.rename(unpacked, final)
     sync(os.path.dirname(final))
 

@@ -160,7 +160,8 @@ _OPERATIONS: dict[Any, dict[str, Check]] = {
         ),
     },
     **RELEASE_OPERATIONS,
-    # Ends among the runtimes under the name of the object's digest; `python` starts it where it brings none itself.
+    # Ends among the runtimes under the name of the object's digest; `python` starts it where it brings none itself. One
+    # of `imports` must import there, `also` need not.
     "unpack_runtime": {
         "sha256": sha256,
         "size_bytes": _size,
@@ -171,7 +172,10 @@ _OPERATIONS: dict[Any, dict[str, Check]] = {
     },
     "tidy_runtimes": {},
 }
-_OPTIONAL: dict[str, dict[str, Check]] = {"profile": {"max_runs": integer(1, MAX_RUNS)}}
+_OPTIONAL: dict[str, dict[str, Check]] = {
+    "profile": {"max_runs": integer(1, MAX_RUNS)},
+    "unpack_runtime": {"also": listing(text, 0, 16)},
+}
 
 _SNAPSHOT = record(
     {
@@ -250,6 +254,8 @@ _RESULTS: dict[Any, dict[str, Check]] = {
                 "closed": mapping(text),
                 "libraries": mapping(text),
                 "numpy": optional(text),
+                # What can check signatures there: ssh-keygen, a library, or "".
+                "verifier": text,
                 "free_bytes": _count,
                 "total_bytes": _count,
             }
