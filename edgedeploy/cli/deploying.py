@@ -117,7 +117,7 @@ def gc(
 ) -> None:
     """Remove from boards what no release needs.
 
-    Old objects, caches, agents and uploads. The active release, the one before and what is under way stay.
+    Old objects, caches, agents, runtimes and uploads. The active release, the one before and what is under way stay.
     """
     from edgedeploy.cli.releases import print_collected
     from edgedeploy.lab import releasing, run_over
