@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from .conditions import snapshot
 from .documents import read_json, write_json
 from .facts import board_facts, board_summary
-from .failures import Refused
+from .failures import Refused, Stopped
 from .interpreter import VARIABLE, installed, own_zip
 from .lock import Locked, board_lock
 from .objects import admit, inventory
@@ -34,19 +34,11 @@ _IMPORT_TIMEOUT_S = 120.0
 _GRACE_S = 5.0
 
 
-class Stopped(BaseException):
-    """A signal asks this process to end; cleaning up is all that may still happen."""
-
-    def __init__(self, signal_number: int) -> None:
-        super().__init__(signal_number)
-        self.signal_number = signal_number
-
-
 def main(arguments: list[str] | None = None) -> int:
     """Return 0 when a report was written, 2 for a job that cannot be read, 1 for a report that cannot be written.
 
-    After a signal, or after the end of input when tethered, children are dead, there is no report, and the status
-    is 128 plus the signal's number.
+    After a signal, or after the end of input when tethered, children are dead, an activation under way is taken back
+    (or brought to its end where it was proven), there is no report, and the status is 128 plus the signal's number.
     """
     parser = argparse.ArgumentParser(prog="edgedeploy-agent", description="Do a job on this board.")
     parser.add_argument("job", nargs="?", help="the JSON document that says what to do")
@@ -241,8 +233,13 @@ def own_digest() -> str:
 
 def _stop(number: int, _frame: Any) -> None:
     for other in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
-        signal.signal(other, signal.SIG_IGN)
+        # Not SIG_IGN, which an application that is started while we clean up would inherit.
+        signal.signal(other, _nothing)
     raise Stopped(number)
+
+
+def _nothing(_number: int, _frame: Any) -> None:
+    pass
 
 
 def _stop_at_end_of_input() -> None:
