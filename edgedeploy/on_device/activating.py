@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from .checks import MalformedDocument, flag, integer, one_of, optional, record
 from .children import Children
 from .documents import read_json, sync, write_json
-from .failures import Refused, Stopped
+from .failures import Refused
 from .limits import MAX_NUMBER
 from .links import CURRENT, PREVIOUS, journal_path, linked, numbers, releases_folder
 from .lock import Locked, board_lock
@@ -35,6 +35,7 @@ from .releases import (
 )
 from .signatures import verify_signature
 from .sshsig import MANIFEST_NAMESPACE
+from .stopping import Stopped
 from .trust import read_trust, signers_path
 from .workspace import workspace
 

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from .conditions import snapshot
 from .documents import read_json, write_json
 from .facts import board_facts, board_summary
-from .failures import Refused, Stopped
+from .failures import Refused
 from .interpreter import VARIABLE, installed, own_zip
 from .lock import Locked, board_lock
 from .objects import admit, inventory
@@ -25,6 +25,7 @@ from .plain_files import write_all
 from .power import open_source
 from .reply import frame, take_output, unpack_job
 from .schema import SCHEMA, MalformedDocument, check_envelope, check_operation
+from .stopping import Stopped, stop_by_signals
 from .workspace import workspace
 
 if TYPE_CHECKING:
@@ -54,8 +55,7 @@ def main(arguments: list[str] | None = None) -> int:
     if (options.job is None) == (options.inline is None) or (options.report is None) == (options.reply is None):
         parser.error("give a job or --inline, and a report or --reply")
     output = take_output() if options.reply else -1
-    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
-        signal.signal(number, _stop)
+    stop_by_signals()
     try:
         if options.tethered:
             threading.Thread(target=_stop_at_end_of_input, name="tether", daemon=True).start()
@@ -229,17 +229,6 @@ def own_digest() -> str:
         with open(path, "rb") as file:
             digest.update(file.read())
     return digest.hexdigest()
-
-
-def _stop(number: int, _frame: Any) -> None:
-    for other in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
-        # Not SIG_IGN, which an application that is started while we clean up would inherit.
-        signal.signal(other, _nothing)
-    raise Stopped(number)
-
-
-def _nothing(_number: int, _frame: Any) -> None:
-    pass
 
 
 def _stop_at_end_of_input() -> None:

@@ -15,14 +15,6 @@ class Refused(Exception):
     """A file is not what it is said to be."""
 
 
-class Stopped(BaseException):
-    """A signal asks this process to end; cleaning up is all that may still happen, and no other signal disturbs it."""
-
-    def __init__(self, signal_number: int) -> None:
-        super().__init__(signal_number)
-        self.signal_number = signal_number
-
-
 class UnsupportedModel(Exception):
     """The runtime is there and cannot run this file as asked; the message is its reason, on one line."""
 
