@@ -59,6 +59,7 @@ class BoardFacts:
     `agent_sha256` is the digest of the file that lies where the agent asked for should be. `has_numpy` says whether
     its Python can rebuild packed files. `bundle` is the digest of the provisioned runtime that is in use, `loader` the
     program that starts its Python where it brings one, `bundle_packages` what it holds.
+    `release_bytes` is what its releases take, the active one and the one before, as far as it tells.
     """
 
     machine: str
@@ -78,6 +79,7 @@ class BoardFacts:
     bundle: str | None = None
     loader: str | None = None
     bundle_packages: tuple[str, ...] = ()
+    release_bytes: int = 0
     system: System = System()
 
     @property
@@ -122,6 +124,7 @@ def parse_probe(text: str) -> BoardFacts:
         bundle=said.get("bundle"),
         loader=said.get("loader"),
         bundle_packages=_bundle_packages(said.get("manifest", "")),
+        release_bytes=sum(_kib(value) for key, _, value in lines if key == "release"),
         system=_system(said, cpus="\n".join(value.strip() for key, _, value in lines if key == "isa")),
     )
 
@@ -256,6 +259,12 @@ def _libc(said: dict[str, str]) -> str:
         if match:
             return f"glibc {match[1]}"
     return "musl" if "musl" in said else ""
+
+
+def _kib(line: str) -> int:
+    """The bytes in a line of `du -k`, 0 where it is none."""
+    found = re.match(r"(\d{1,12})\s", line)
+    return int(found[1]) * 1024 if found else 0
 
 
 def _number(text: str | None) -> int | None:

@@ -95,6 +95,9 @@ else
 fi
 say root "$root"
 say disk "$(df -P -k -- "$root" 2>/dev/null | tail -n 1)"
+for release in "$root/current/" "$root/previous/"; do
+  if [ -d "$release" ]; then say release "$(du -s -k -- "$release" 2>/dev/null)"; fi
+done
 if command -v tar >/dev/null 2>&1; then say tar yes; fi
 case $(LC_ALL=C ssh-keygen -Y </dev/null 2>&1) in *'requires an argument'*) say ssh_keygen yes ;; esac
 agent=$root/agents/$3.pyz

@@ -13,7 +13,7 @@ from edgedeploy.board.debian import DebianPackages, DebianPython
 from edgedeploy.board.facts import OLDEST_PYTHON, BoardFacts, check_machine, check_root, machine_of, python_minor
 from edgedeploy.board.host_tools import alone, cache_folder
 from edgedeploy.board.inspecting import Found, describe, found_on
-from edgedeploy.board.push import MAX_RESERVED_BYTES, RESERVED_SHARE, push
+from edgedeploy.board.push import left_alone_bytes, push
 from edgedeploy.board.runtime_archive import RuntimeBundle, pack
 from edgedeploy.board.runtime_choice import (
     MODULES,
@@ -210,8 +210,7 @@ def _check_space(free_bytes: int | None, device: Device, facts: BoardFacts, need
 
 def _room(facts: BoardFacts, bundle: RuntimeBundle) -> int:
     """What must be free beside the packed file: the unpacked ones, and what a push leaves alone."""
-    reserve = min(int(RESERVED_SHARE * (facts.total_bytes or 0)), MAX_RESERVED_BYTES)
-    return bundle.unpacked_bytes + bundle.files * BLOCK_BYTES + reserve
+    return bundle.unpacked_bytes + bundle.files * BLOCK_BYTES + left_alone_bytes(facts.total_bytes or 0)
 
 
 def _operation(bundle: RuntimeBundle, choice: Choice, python: str, device: Device) -> dict[str, Any]:

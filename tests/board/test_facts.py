@@ -102,6 +102,23 @@ def test_permission_is_told_as_such(tmp_path: Path) -> None:
     assert (facts.root_writable, facts.root_trouble) == (False, "Permission denied")
 
 
+def test_what_the_releases_take(tmp_path: Path) -> None:
+    assert probe(str(tmp_path)).release_bytes == 0
+    for number, size_bytes in ((1, 3 << 20), (2, 1 << 20), (3, 9 << 20)):
+        (tmp_path / "releases" / str(number)).mkdir(parents=True)
+        (tmp_path / "releases" / str(number) / "model.onnx").write_bytes(os.urandom(size_bytes))
+    for link, number in (("current", 2), ("previous", 1)):
+        (tmp_path / link).symlink_to(f"releases/{number}")
+    assert probe(str(tmp_path)).release_bytes == pytest.approx(4 << 20, rel=0.02)
+    (tmp_path / "previous").unlink()
+    (tmp_path / "previous").symlink_to("releases/9")
+    assert probe(str(tmp_path)).release_bytes == pytest.approx(1 << 20, rel=0.05)
+    said = (
+        "edgedeploy-probe:release=12\t/x\nedgedeploy-probe:release=du: no\nedgedeploy-probe:release=9999999999999 /\n"
+    )
+    assert parse_probe(said).release_bytes == 12 * 1024
+
+
 def test_what_was_left_behind_yesterday_is_cleared_away(tmp_path: Path) -> None:
     probe(str(tmp_path))
     old, new, kept = tmp_path / "tmp" / "old", tmp_path / "tmp" / "new", tmp_path / "agents" / "old"
