@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -143,22 +142,21 @@ def _made(
     debian = DebianPackages(cache, board.machine)
     why = debian.why_not()
     choice = choose(board, wanted, index, why)
-    with ExitStack() as stack:
-        own: DebianPython | None = None
-        if not why and (choice.cannot or choice.notes):
-            own = stack.enter_context(debian.python())
-            choice = choose(board, wanted, index, own.offers)
-        if verifier:
-            choice = with_verifier(choice, board, index, own.offers if own is not None else None)
-        if not choice.wheels:
-            return choice, None
-        extra: dict[str, Path] = {}
-        if own is not None and choice.way is Way.OWN_PYTHON:
-            extra = {**own.files, **(own.numpy if choice.system_numpy else {})}
-        elif own is not None:
-            extra = {f"lib/{name}": own.libraries[name] for name in choice.libraries}
-        about = {"way": choice.way, "packages": _packages(choice), "machine": board.machine}
-        return choice, pack(cache, choice.wheels, extra, own.packages if own and extra else (), about)
+    own: DebianPython | None = None
+    if not why and (choice.cannot or choice.notes):
+        own = debian.python()
+        choice = choose(board, wanted, index, own.offers)
+    if verifier:
+        choice = with_verifier(choice, board, index, own.offers if own is not None else None)
+    if not choice.wheels:
+        return choice, None
+    extra: dict[str, Path] = {}
+    if own is not None and choice.way is Way.OWN_PYTHON:
+        extra = {**own.files, **(own.numpy if choice.system_numpy else {})}
+    elif own is not None:
+        extra = {f"lib/{name}": own.libraries[name] for name in choice.libraries}
+    about = {"way": choice.way, "packages": _packages(choice), "machine": board.machine}
+    return choice, pack(cache, choice.wheels, extra, own.packages if own and extra else (), about)
 
 
 def _packages(choice: Choice) -> dict[str, str]:
