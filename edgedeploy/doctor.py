@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from edgedeploy.board import Board, open_board
+from edgedeploy.board.untrusted import printable
 from edgedeploy.errors import EdgeDeployError, PlanError
 from edgedeploy.lab import run_over
 from edgedeploy.plan import FLEET_FILE, PLAN_FILE
@@ -171,7 +172,10 @@ def _device(project: Project, device: Device) -> Iterator[Finding]:
         yield _space(device.name, board)
         report = board.run_job([{"op": "facts"}, {"op": "health"}], timeout_s=JOB_TIMEOUT_S)
         yield _clock(device.name, report["finished_unix_ns"] / 1e9 - time.time())
-        yield _runtimes(board, kind, board.result(report, 0)["facts"]["runtimes"])
+        told = board.result(report, 0)["facts"]
+        yield _runtimes(board, kind, told["runtimes"])
+        if device.scheme != "adb":  # phones take no releases
+            yield _verifier(device.name, told["verifier"])
         yield from _state(device.name, kind, board.result(report, 1))
 
 
@@ -208,6 +212,15 @@ def _runtimes(board: Board, kind: DeviceProfile, there: Mapping[str, str]) -> Fi
             board.name, "runtimes", Level.WARNING, detail, f"install {' and '.join(missing)} there if needed"
         )
     return Finding(board.name, "runtimes", Level.OK, ", ".join(found))
+
+
+def _verifier(device: str, verifier: str) -> Finding:
+    if verifier:
+        return Finding(device, "signatures", Level.OK, f"{printable(verifier)} checks those of releases")
+    mend = "run `edgedeploy provision`, or install openssh-client 8.2 or later there"
+    return Finding(
+        device, "signatures", Level.WARNING, "nothing there can check them, so that it takes no release", mend
+    )
 
 
 def _state(device: str, kind: DeviceProfile, health: Mapping[str, Any]) -> Iterator[Finding]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -160,9 +160,11 @@ def deploy(
     progress: Progress = SILENT,
     *,
     afresh: bool = False,
+    ask: Callable[[str], str] | None = None,
 ) -> list[Visited[Activated]]:
     """Make on each device the variant active that `select` chooses for it, or the one given.
 
+    `ask` is called for the passphrase of a key that has one.
     Raises PlanError for a phone and for a key that is not there, and EdgeDeployError where nothing qualifies.
     """
     given = None if variant is None else project.variants([variant])[0]
@@ -172,6 +174,7 @@ def deploy(
     choices = {} if given else {choice.device: choice for choice in select(project, devices, accelerator)}
     variants = {one.id: one for one in project.variants()}
     wanted: dict[str, tuple[Wanted, SigningKey]] = {}
+    keys: dict[str | None, SigningKey] = {}
     for device in boards:
         chosen, rehearsal = given, False
         if chosen is None:
@@ -184,7 +187,10 @@ def deploy(
         settings = settled(device.deploy, project.plan.deploy)
         on = project.accelerator(device, accelerator)
         what = releasing.wanted(project, device, chosen, settings, on, rehearsal=rehearsal)
-        wanted[device.name] = (what, load_key(key or settings.key))
+        named = key or settings.key
+        if named not in keys:
+            keys[named] = load_key(named, ask)  # once, for it may ask the user
+        wanted[device.name] = (what, keys[named])
 
     def action(device: Device) -> Activated:
         return releasing.release(project, device, *wanted[device.name], progress, afresh=afresh)

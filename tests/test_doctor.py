@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 import sys
 import time
 import venv
@@ -34,7 +35,7 @@ def local(folder: Path, **keys: str) -> str:
 def test_a_board_that_is_well_has_no_fault(tmp_path: Path) -> None:
     found = looked(tmp_path, local(tmp_path))
     assert [each for each in found.values() if each.level is Level.FAULT] == []
-    for what in ("board", "Python", "numpy", "space", "clock", "runtimes", "power sensor", "throttling"):
+    for what in ("board", "Python", "numpy", "space", "clock", "runtimes", "signatures", "power sensor", "throttling"):
         assert found["here", what].detail
     assert "onnxruntime" in found["here", "runtimes"].detail
 
@@ -45,11 +46,18 @@ def test_without_a_fleet_this_machine_alone_is_looked_at(tmp_path: Path) -> None
         examine(Project(tmp_path), ["pi4"])
 
 
-def test_a_bare_python_lacks_numpy_and_runtimes(tmp_path: Path) -> None:
+def test_a_bare_python_lacks_numpy_and_runtimes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    old = tmp_path / "bin" / "ssh-keygen"
+    old.parent.mkdir()
+    old.write_text("#!/bin/sh\necho 'unknown option -- Y' >&2\nexit 1\n")
+    old.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{old.parent}:{os.environ['PATH']}")
     venv.create(tmp_path / "bare", symlinks=True)
     found = looked(tmp_path, local(tmp_path, python=str(tmp_path / "bare" / "bin" / "python")))
     assert (found["here", "numpy"].level, found["here", "runtimes"].level) == (Level.WARNING, Level.FAULT)
     assert "install onnxruntime" in found["here", "runtimes"].mend
+    assert found["here", "signatures"].level is Level.WARNING
+    assert found["here", "signatures"].mend.startswith("run `edgedeploy provision`")
 
 
 @pytest.mark.fault

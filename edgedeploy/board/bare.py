@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from edgedeploy.board.bundle import agent_bundle
-from edgedeploy.board.facts import BoardFacts, check_machine, parse_probe, probe_command
+from edgedeploy.board.facts import BoardFacts, check_machine, check_root, parse_probe, probe_command
 from edgedeploy.board.push import HASHED_BYTES_PER_S, PushResult, check_space
 from edgedeploy.board.session import COMMAND_TIMEOUT_S, PROBE_TIMEOUT_S, adding_up, transfer_timeout_s
 from edgedeploy.board.untrusted import plain
@@ -188,9 +188,9 @@ def open_bare_board(device: Device, profile: DeviceProfile, base: Path) -> Itera
         probed = transport.run(command, timeout_s=PROBE_TIMEOUT_S, check=False)
         facts = parse_probe(plain(probed.stdout.decode("utf-8", "replace")))
         check_machine(facts, device, profile)
-        if not facts.root_writable:
-            raise BoardError(
-                f"{device.name}: cannot write to {facts.root}; set `root =` in fleet.toml to a folder that is writable "
-                "and from which programs may be run, on a phone below /data/local/tmp."
-            )
+        check_root(
+            facts,
+            device.name,
+            "to a folder that is and from which programs may be run, on a phone below /data/local/tmp",
+        )
         yield BareBoard(transport, facts)

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 import shutil
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -58,9 +58,8 @@ class DebianPackages:
             return f"no Python can be brought since this machine is no Debian ({missing[0]} is not there)"
         return ""
 
-    @contextmanager
-    def python(self) -> Iterator[DebianPython]:
-        """Unpack Python and its libraries for the block. Raises DownloadError."""
+    def python(self) -> DebianPython:
+        """A Python and its libraries, in files that stay in the cache. Raises DownloadError."""
         try:
             named, packages = self._found()
         except DownloadError:
@@ -68,11 +67,20 @@ class DebianPackages:
                 raise
             self._stamp.unlink()  # a package of yesterday's lists may have been replaced since
             named, packages = self._found()
-        with tempfile.TemporaryDirectory(prefix="edgedeploy-") as temporary:
-            root = Path(temporary)
-            for package in packages:
-                _done(run_tool(["dpkg-deb", "-x", str(package), temporary]), f"unpack {package.name}")
-            yield self._collect(root, named, packages)
+        return self._collect(self._unpacked(packages), named, packages)
+
+    def _unpacked(self, packages: Sequence[Path]) -> Path:
+        """The folder that holds these packages and no other, unpacked by the first who wants them."""
+        folder = self._folder / "unpacked"
+        root = folder / hashlib.sha256("\n".join(path.name for path in packages).encode()).hexdigest()
+        if not root.is_dir():
+            shutil.rmtree(folder, ignore_errors=True)  # what is older, or was cut off
+            folder.mkdir(parents=True)
+            with tempfile.TemporaryDirectory(prefix=".new-", dir=folder) as temporary:
+                for package in packages:
+                    _done(run_tool(["dpkg-deb", "-x", str(package), f"{temporary}/root"]), f"unpack {package.name}")
+                (Path(temporary) / "root").rename(root)
+        return root
 
     def _found(self) -> tuple[str, list[Path]]:
         self._refresh()

@@ -16,6 +16,10 @@ from edgedeploy.records import Device, DeviceProfile
 OLDEST_PYTHON = (3, 7)
 
 _DISK = re.compile(r"\s(\d+)\s+(\d+)\s+(-?\d+)\s+\d+%\s")
+# The kernel's words for want of space or inodes, and for a file system that is not written to.
+_FULL = ("No space left on device", "Disk quota exceeded")
+_READ_ONLY = "Read-only file system"
+_SOME_BYTES = 1 << 20
 # What other systems than the kernel call a machine.
 SAME_MACHINE = {"arm64": "aarch64", "amd64": "x86_64", "x86-64": "x86_64", "armhf": "armv7l"}
 _64_BIT = {"aarch64", "x86_64", "riscv64"}
@@ -30,7 +34,8 @@ class System:
     `libc` is "glibc 2.36", "musl", "bionic" or "". `user_land` is the machine that its programs are built for, "" where
     it does not tell. `executable` says whether a file under the root can be run; where it cannot, one can in
     `executable_place`. `isa` holds the telling features that every core has. `other_python` is the
-    version and the path of one that has wheels, where the one asked for has none.
+    version and the path of one that has wheels, where the one asked for has none. `has_ssh_keygen` says whether there
+    is one that can check signatures.
     """
 
     libc: str = ""
@@ -41,6 +46,7 @@ class System:
     executable: bool = False
     executable_place: str = ""
     has_tar: bool = False
+    has_ssh_keygen: bool = False
     other_python: tuple[str, str] | None = None
 
 
@@ -49,10 +55,12 @@ class BoardFacts:
     """A board before any job; None where it does not tell.
 
     `user_land_bits` and `python_bits` are the widths of a pointer in the C library's view and in Python's.
+    `root_trouble` is what the kernel says where the root is not writable, "" where that is not known.
     `agent_sha256` is the digest of the file that lies where the agent asked for should be. `empty` says that neither an
     object nor a part of one lies under the root. `has_numpy` says whether its Python can rebuild packed files. `bundle`
     is the digest of the provisioned runtime that is in use, `loader` the program that starts its Python where it brings
     one, `bundle_packages` what it holds.
+    `release_bytes` is what its releases take, the active one and the one before, as far as it tells.
     """
 
     machine: str
@@ -68,10 +76,12 @@ class BoardFacts:
     python_bits: int | None
     agent_sha256: str | None
     empty: bool = False
+    root_trouble: str = ""
     has_numpy: bool = False
     bundle: str | None = None
     loader: str | None = None
     bundle_packages: tuple[str, ...] = ()
+    release_bytes: int = 0
     system: System = System()
 
     @property
@@ -111,10 +121,13 @@ def parse_probe(text: str) -> BoardFacts:
         python_bits=_number(said.get("python_bits")),
         agent_sha256=said.get("agent_sha256"),
         empty=said.get("empty") == "yes",
+        # after the program, and perhaps the path, that it is about
+        root_trouble=printable(said.get("trouble", "").rpartition(": ")[2], 100),
         has_numpy=said.get("numpy") == "yes",
         bundle=said.get("bundle"),
         loader=said.get("loader"),
         bundle_packages=_bundle_packages(said.get("manifest", "")),
+        release_bytes=sum(_kib(value) for key, _, value in lines if key == "release"),
         system=_system(said, cpus="\n".join(value.strip() for key, _, value in lines if key == "isa")),
     )
 
@@ -190,13 +203,27 @@ def _check_python(facts: BoardFacts, board: str, python: str) -> None:
         )
 
 
-def check_root(facts: BoardFacts, board: str) -> None:
-    """Raise BoardError where nothing can be written under the root."""
-    if not facts.root_writable:
-        raise BoardError(
-            f"{board}: cannot write to {facts.root}; make it writable for the user who logs in, "
-            "or set `root =` in fleet.toml to a folder that is."
+def check_root(facts: BoardFacts, board: str, place: str = "") -> None:
+    """Raise BoardError where nothing can be written under the root; `place` says where the root may be instead."""
+    if facts.root_writable:
+        return
+    trouble = facts.root_trouble
+    if trouble in _FULL:
+        # bytes are free, so that it is files of which there can be no more
+        inodes = trouble == _FULL[0] and (facts.free_bytes or 0) >= _SOME_BYTES
+        trouble += ", for its inodes are used up" if inodes else ""
+        mend, other = "remove files there", "to a folder on another file system"
+    elif trouble == _READ_ONLY:
+        mend, other = (
+            "mount it writable (a kernel makes it read-only when the disk fails)",
+            "to a folder that is writable",
         )
+    else:
+        mend, other = "make it writable for the user who logs in", "to a folder that is"
+    raise BoardError(
+        f"{board}: cannot write to {facts.root}{trouble and f': {trouble}'}; {mend}, or set `root =` in fleet.toml "
+        f"{place or other}."
+    )
 
 
 def _system(said: dict[str, str], cpus: str) -> System:
@@ -213,6 +240,7 @@ def _system(said: dict[str, str], cpus: str) -> System:
         executable=said.get("executable") == "yes",
         executable_place=printable(said.get("executable_place", "")),
         has_tar=said.get("tar") == "yes",
+        has_ssh_keygen=said.get("ssh_keygen") == "yes",
         other_python=(other[1], other[2]) if other else None,
     )
 
@@ -234,6 +262,12 @@ def _libc(said: dict[str, str]) -> str:
         if match:
             return f"glibc {match[1]}"
     return "musl" if "musl" in said else ""
+
+
+def _kib(line: str) -> int:
+    """The bytes in a line of `du -k`, 0 where it is none."""
+    found = re.match(r"(\d{1,12})\s", line)
+    return int(found[1]) * 1024 if found else 0
 
 
 def _number(text: str | None) -> int | None:

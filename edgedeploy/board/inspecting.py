@@ -16,7 +16,8 @@ from edgedeploy.board.untrusted import printable
 class Found:
     """What a board is and has. `python` is "" where none runs; `closed` names who may read the sensors that we may not.
 
-    `runtimes` holds the versions of those that import, numpy among them.
+    `runtimes` holds the versions of those that import, numpy among them. `verifier` is what checks signatures of
+    releases there, "" where nothing does or none could be asked.
     """
 
     machine: str
@@ -32,6 +33,7 @@ class Found:
     runtimes: dict[str, str]
     sensors: tuple[str, ...]
     closed: dict[str, str]
+    verifier: str
 
 
 def found_on(facts: BoardFacts, told: Mapping[str, Any] | None) -> Found:
@@ -52,6 +54,7 @@ def found_on(facts: BoardFacts, told: Mapping[str, Any] | None) -> Found:
         runtimes={printable(name): printable(version) for name, version in _packages(told).items()},
         sensors=tuple(printable(name) for name in told.get("power_sources", ())),
         closed={printable(name): printable(who) for name, who in told.get("closed", {}).items()},
+        verifier="ssh-keygen" if system.has_ssh_keygen else printable(told.get("verifier", "")),
     )
 
 
@@ -62,6 +65,7 @@ def describe(facts: BoardFacts, told: Mapping[str, Any] | None) -> Description:
     brought = {name.replace("-", "_") for name in facts.bundle_packages}
     # A Python that was provisioned, and what imports there, is no part of the board: it is what may be replaced.
     usable = told is not None and facts.loader is None
+    verifier = told.get("verifier", "") if told and usable else ""
     return Description(
         machine=machine_of(facts),
         libc=libc,
@@ -70,6 +74,7 @@ def describe(facts: BoardFacts, told: Mapping[str, Any] | None) -> Description:
         python_bits=told["word_bits"] if told and usable else None,
         glibcxx=version_of(libraries.get("libstdc++.so.6", "").removeprefix("GLIBCXX_")),
         libraries=frozenset(libraries),
+        verifies=facts.system.has_ssh_keygen or bool(verifier and not (verifier == "nacl" and "pynacl" in brought)),
         present={name: version for name, version in _packages(told).items() if name not in brought} if usable else {},
     )
 

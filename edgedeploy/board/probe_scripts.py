@@ -32,9 +32,11 @@ except (ImportError, AttributeError, ValueError):
 """
 
 # What a cut link left in tmp and has lain there for two days (`find` counts whole ones) is nobody's any more.
-# The subshell around the test write is needed: a redirection that fails ends a POSIX shell.
+# The subshell around the test write is needed: a redirection that fails ends a POSIX shell. What the kernel said of it
+# is brought back, in the words of the C locale.
 # What the shell can do by itself starts no program: a slow board starts each for milliseconds.
 # A file is run under the root because neither `mount` nor its options tell what a security module forbids besides.
+# ssh-keygen is asked for -Y without a purpose: one that is too old for it does not know the option.
 # The ELF header of `od` itself tells the user land's width and machine where there is no getconf.
 PROBE = f"""
 say() {{ printf '{MARK}%s=%s\\n' "$1" "$2"; }}
@@ -76,11 +78,18 @@ sed -n -e 's/^Features[^:]*:/{MARK}isa=Features:/p' -e 's/^flags[^:]*:/{MARK}isa
 model=/sys/firmware/devicetree/base/model
 if [ -r $model ]; then say model "$(tr -d '\\0' <$model)"; fi 2>/dev/null
 umask 077
-if ! [ -d "$root/agents" ] || ! [ -d "$root/tmp" ] || ! [ -d "$root/objects/sha256" ]; then
-  mkdir -p -- "$root/agents" "$root/tmp" "$root/objects/sha256"
-fi 2>/dev/null
-if there=$(cd -- "$root" && pwd -P) && ( : > "$there/tmp/probe.$$" ); then
-  root=$there
+trouble=$(
+  LC_ALL=C
+  export LC_ALL
+  exec 2>&1
+  if ! [ -d "$root/agents" ] || ! [ -d "$root/tmp" ] || ! [ -d "$root/objects/sha256" ]; then
+    mkdir -p -- "$root/agents" "$root/tmp" "$root/objects/sha256"
+  fi && cd -- "$root" && root=$(pwd -P) && : > "$root/tmp/probe.$$" && echo writable
+)
+if [ "${{trouble%writable}}" = "$trouble" ]; then
+  say trouble "$(printf '%s\n' "$trouble" | tail -n 1)"
+else
+  root=$(cd -- "$root" && pwd -P)
   say writable yes
   if ( runs "$root/tmp/probe.$$" ) 2>/dev/null; then
     say executable yes
@@ -102,7 +111,11 @@ say root "$root"
 disk=$(df -P -k -- "$root" 2>/dev/null)
 say disk "${{disk##*
 }}"
+for release in "$root/current/" "$root/previous/"; do
+  if [ -d "$release" ]; then say release "$(du -s -k -- "$release" 2>/dev/null)"; fi
+done
 if command -v tar >/dev/null 2>&1; then say tar yes; fi
+case $(LC_ALL=C ssh-keygen -Y </dev/null 2>&1) in *'requires an argument'*) say ssh_keygen yes ;; esac
 agent=$root/agents/$3.pyz
 python=$2
 if [ -r "$root/runtimes/current" ]; then

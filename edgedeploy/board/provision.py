@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -13,9 +12,18 @@ from edgedeploy.board.debian import DebianPackages, DebianPython
 from edgedeploy.board.facts import OLDEST_PYTHON, BoardFacts, check_machine, check_root, machine_of, python_minor
 from edgedeploy.board.host_tools import alone, cache_folder
 from edgedeploy.board.inspecting import Found, describe, found_on
-from edgedeploy.board.push import MAX_RESERVED_BYTES, RESERVED_SHARE, push
+from edgedeploy.board.push import left_alone_bytes, push
 from edgedeploy.board.runtime_archive import RuntimeBundle, pack
-from edgedeploy.board.runtime_choice import MODULES, Choice, Description, Way, choose
+from edgedeploy.board.runtime_choice import (
+    MODULES,
+    VERIFIER,
+    VERIFIER_MODULE,
+    Choice,
+    Description,
+    Way,
+    choose,
+    with_verifier,
+)
 from edgedeploy.board.session import Board, probe
 from edgedeploy.board.untrusted import printable
 from edgedeploy.board.wheels import Index, PipIndex
@@ -80,8 +88,10 @@ def provision(
         if not dry_run and any(MODULES[name] not in description.present for name in wanted):
             _check_executable(facts, device)
         tell(f"choose what {device.name} needs")
+        # Phones take no releases; and where nothing can be executed no library loads either.
+        verifier = not description.verifies and device.scheme != "adb" and facts.system.executable
         with alone(folder):
-            choice, bundle = _made(description, wanted, index or PipIndex(folder), folder)
+            choice, bundle = _made(description, wanted, index or PipIndex(folder), folder, verifier=verifier)
         there = bundle is not None and _in_use(bundle, choice, facts, found)
         outcome = _outcome(device, found, choice, facts, None if there else bundle, dry_run=dry_run)
         if bundle is None or there or dry_run:
@@ -125,25 +135,28 @@ def _told(board: Board) -> dict[str, Any]:
     return facts
 
 
-def _made(board: Description, wanted: Sequence[str], index: Index, cache: Path) -> tuple[Choice, RuntimeBundle | None]:
+def _made(
+    board: Description, wanted: Sequence[str], index: Index, cache: Path, *, verifier: bool
+) -> tuple[Choice, RuntimeBundle | None]:
     """Choose, and pack what was chosen; None where there is nothing to bring."""
     debian = DebianPackages(cache, board.machine)
     why = debian.why_not()
     choice = choose(board, wanted, index, why)
-    with ExitStack() as stack:
-        own: DebianPython | None = None
-        if not why and (choice.cannot or choice.notes):
-            own = stack.enter_context(debian.python())
-            choice = choose(board, wanted, index, own.offers)
-        if not choice.wheels:
-            return choice, None
-        extra: dict[str, Path] = {}
-        if own is not None and choice.way is Way.OWN_PYTHON:
-            extra = {**own.files, **(own.numpy if choice.system_numpy else {})}
-        elif own is not None:
-            extra = {f"lib/{name}": own.libraries[name] for name in choice.libraries}
-        about = {"way": choice.way, "packages": _packages(choice), "machine": board.machine}
-        return choice, pack(cache, choice.wheels, extra, own.packages if own and extra else (), about)
+    own: DebianPython | None = None
+    if not why and (choice.cannot or choice.notes):
+        own = debian.python()
+        choice = choose(board, wanted, index, own.offers)
+    if verifier:
+        choice = with_verifier(choice, board, index, own.offers if own is not None else None)
+    if not choice.wheels:
+        return choice, None
+    extra: dict[str, Path] = {}
+    if own is not None and choice.way is Way.OWN_PYTHON:
+        extra = {**own.files, **(own.numpy if choice.system_numpy else {})}
+    elif own is not None:
+        extra = {f"lib/{name}": own.libraries[name] for name in choice.libraries}
+    about = {"way": choice.way, "packages": _packages(choice), "machine": board.machine}
+    return choice, pack(cache, choice.wheels, extra, own.packages if own and extra else (), about)
 
 
 def _packages(choice: Choice) -> dict[str, str]:
@@ -169,7 +182,9 @@ def _outcome(
 
 
 def _in_use(bundle: RuntimeBundle, choice: Choice, facts: BoardFacts, found: Found) -> bool:
-    return facts.bundle == bundle.sha256 and all(MODULES[name] in found.runtimes for name in choice.runtimes)
+    verifies = found.verifier == VERIFIER_MODULE or not choice.verifier
+    here = facts.bundle == bundle.sha256 and all(MODULES[name] in found.runtimes for name in choice.runtimes)
+    return here and verifies
 
 
 def _check_executable(facts: BoardFacts, device: Device) -> None:
@@ -193,11 +208,12 @@ def _check_space(free_bytes: int | None, device: Device, facts: BoardFacts, need
 
 def _room(facts: BoardFacts, bundle: RuntimeBundle) -> int:
     """What must be free beside the packed file: the unpacked ones, and what a push leaves alone."""
-    reserve = min(int(RESERVED_SHARE * (facts.total_bytes or 0)), MAX_RESERVED_BYTES)
-    return bundle.unpacked_bytes + bundle.files * BLOCK_BYTES + reserve
+    return bundle.unpacked_bytes + bundle.files * BLOCK_BYTES + left_alone_bytes(facts.total_bytes or 0)
 
 
 def _operation(bundle: RuntimeBundle, choice: Choice, python: str, device: Device) -> dict[str, Any]:
+    runtimes = [MODULES[name] for name in choice.runtimes]
+    verifier = [VERIFIER_MODULE] if choice.verifier else []
     return {
         "op": "unpack_runtime",
         "sha256": bundle.sha256,
@@ -206,20 +222,24 @@ def _operation(bundle: RuntimeBundle, choice: Choice, python: str, device: Devic
         "files": bundle.files,
         # Named as fleet.toml names it, so that another name there is seen to be another Python.
         "python": device.python or python,
-        "imports": [MODULES[name] for name in choice.runtimes],
+        "imports": runtimes or verifier,
+        "also": verifier if runtimes else [],
     }
 
 
 def _after(outcome: Provisioned, facts: BoardFacts, results: Sequence[Mapping[str, Any]]) -> Provisioned:
     unpacked = results[0]
-    names = {module: name for name, module in MODULES.items()}
+    names = {module: name for name, module in MODULES.items()} | {VERIFIER_MODULE: VERIFIER}
     failed = {
         names.get(module, printable(module)): f"it was brought and cannot be imported: {printable(why)}"
         for module, why in unpacked["failed"].items()
     }
     # a board that had no Python could not be asked before
     found = found_on(facts, results[1]["facts"]) if len(results) > 1 else outcome.found
-    runs = {**found.runtimes, **{printable(name): printable(version) for name, version in unpacked["runtimes"].items()}}
+    imported = {printable(name): printable(version) for name, version in unpacked["runtimes"].items()}
+    if imported.pop(VERIFIER_MODULE, None) is not None:
+        found = replace(found, verifier=VERIFIER_MODULE)
+    runs = {**found.runtimes, **imported}
     if "numpy" in outcome.brought:
         runs["numpy"] = outcome.brought["numpy"]  # which each of the runtimes has just imported
     return replace(outcome, found=replace(found, runtimes=runs), cannot={**outcome.cannot, **failed})

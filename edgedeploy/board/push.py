@@ -89,11 +89,14 @@ def _inventory(board: Board, sizes: Mapping[str, int], timeout_s: float) -> Mapp
     return board.result(report, 0)
 
 
+def left_alone_bytes(total: int) -> int:
+    """How much of a disk of `total` bytes is left alone."""
+    return min(int(RESERVED_SHARE * total), MAX_RESERVED_BYTES)
+
+
 def check_space(board: str, root: str, payload: int, free: int, total: int, reserve_bytes: int | None = None) -> None:
     """Raise BoardError where too little would stay free after `payload` bytes; all sizes are in bytes."""
-    reserve = reserve_bytes
-    if reserve is None:
-        reserve = max(2 * payload, min(int(RESERVED_SHARE * total), MAX_RESERVED_BYTES))
+    reserve = max(2 * payload, left_alone_bytes(total)) if reserve_bytes is None else reserve_bytes
     if free - payload < reserve:
         raise BoardError(
             f"{board}: not enough space: {_mib(payload)} are to be sent and {_mib(reserve)} must stay free, but "

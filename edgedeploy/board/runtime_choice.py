@@ -14,6 +14,8 @@ from edgedeploy.board.wheels import Index, Target, Wheel, series_of
 MODULES = {"onnxruntime": "onnxruntime", "ai-edge-litert": "ai_edge_litert", "tflite-runtime": "tflite_runtime"}
 # What runs the same files where the one asked for cannot be had.
 INSTEAD = {"ai-edge-litert": "tflite-runtime"}
+# Checks signatures of releases where there is no ssh-keygen, with what it loads: a fifth of what cryptography takes.
+VERIFIER, VERIFIER_MODULE, VERIFIER_NEEDS = "pynacl", "nacl", "cffi"
 MACHINES = ("aarch64", "x86_64", "armv7l")
 MAX_STEPS = 8
 # tflite-runtime was built before numpy 2 and does not load beside it.
@@ -34,7 +36,8 @@ class Description:
 
     `machine` is that of its user land, `glibc` () where its C library is another one, which `libc` names. `python` is
     its version, () where none is there; `glibcxx` what its C++ library offers. `libraries` are those of
-    SYSTEM_LIBRARIES that are there, `present` the modules that already import, with their versions.
+    SYSTEM_LIBRARIES that are there, `present` the modules that already import, with their versions. `verifies` says
+    whether it can check signatures with what is its own.
     """
 
     machine: str
@@ -45,6 +48,7 @@ class Description:
     glibcxx: Version = ()
     libraries: frozenset[str] = frozenset()
     present: dict[str, str] = field(default_factory=dict)
+    verifies: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +82,11 @@ class Choice:
         """The runtimes among the wheels."""
         return tuple(wheel.package for wheel in self.wheels if wheel.package in MODULES)
 
+    @property
+    def verifier(self) -> bool:
+        """Whether the wheels bring what checks signatures."""
+        return any(wheel.package == VERIFIER for wheel in self.wheels)
+
 
 def choose(board: Description, wanted: Sequence[str], index: Index, own: OwnPython | str) -> Choice:
     """Choose the way that brings most of the runtimes in `wanted`, the board's own Python where both bring as much.
@@ -100,6 +109,20 @@ def choose(board: Description, wanted: Sequence[str], index: Index, own: OwnPyth
     # What the board has of its own, such as a build for its GPU, is worth more than what is brought.
     there = len(wanted) - len(lacking)
     return brought if len(brought.runtimes) > len(here.runtimes) + there else here
+
+
+def with_verifier(choice: Choice, board: Description, index: Index, own: OwnPython | None) -> Choice:
+    """The choice with what checks signatures of releases, or why that cannot be had.
+
+    `own` is the Python that can be brought, where one was looked for. Raises DownloadError.
+    """
+    if choice.way is Way.WHEELS and not board.python:
+        return choice  # there is nothing that could take a release
+    found = _verifier(choice, board, index, own)
+    if isinstance(found, str):
+        why = f"{found}; without it and without ssh-keygen (openssh-client 8.2 or later) the board takes no release"
+        return replace(choice, cannot=(*choice.cannot, (VERIFIER, why)))
+    return replace(choice, wheels=(*choice.wheels, *found))
 
 
 def no_wheels(board: Description) -> str:
@@ -127,6 +150,25 @@ def unfit(needs: Needs, glibc: Version, glibcxx: Version | None) -> str:
     return ""
 
 
+def _verifier(choice: Choice, board: Description, index: Index, own: OwnPython | None) -> tuple[Wheel, ...] | str:
+    if board.machine not in MACHINES:
+        return f"no wheel of it is published for {board.machine or 'its machine'}"
+    if choice.way is Way.OWN_PYTHON and own is not None:
+        fitting = _fitting_own(board, index, own)
+    elif reason := no_wheels(board):
+        return reason
+    else:
+        target = Target(board.machine, board.python[:2], board.glibc)
+        fitting = _Fitting(index, target, board.glibc, board.glibcxx, board, frozenset())
+    wheels = []
+    for name in (VERIFIER, VERIFIER_NEEDS):
+        found = fitting.newest(name)
+        if isinstance(found, str):
+            return found
+        wheels.append(found)
+    return tuple(wheels)
+
+
 def _nothing(names: Collection[str], why: str) -> Choice:
     return Choice(Way.WHEELS, cannot=tuple((name, why) for name in names))
 
@@ -149,8 +191,7 @@ def _wheels(board: Description, lacking: Collection[str], index: Index, own: Own
 
 
 def _own(board: Description, wanted: Collection[str], index: Index, own: OwnPython) -> Choice:
-    target = Target(board.machine, own.python[:2], own.glibc)
-    fitting = _Fitting(index, target, own.glibc, own.glibcxx, None, frozenset())
+    fitting = _fitting_own(board, index, own)
     wheels, cannot, notes = fitting.runtimes(wanted)
     numpy = fitting.numpy(old=_old_numpy(wheels)) if wheels else ""
     if isinstance(numpy, Wheel):
@@ -159,6 +200,11 @@ def _own(board: Description, wanted: Collection[str], index: Index, own: OwnPyth
         return Choice(Way.OWN_PYTHON, cannot=(*((wheel.package, numpy) for wheel in wheels), *cannot))
     system_numpy = own.numpy if wheels and not isinstance(numpy, Wheel) else ""
     return Choice(Way.OWN_PYTHON, tuple(wheels), system_numpy=system_numpy, cannot=tuple(cannot), notes=tuple(notes))
+
+
+def _fitting_own(board: Description, index: Index, own: OwnPython) -> _Fitting:
+    target = Target(board.machine, own.python[:2], own.glibc)
+    return _Fitting(index, target, own.glibc, own.glibcxx, None, frozenset())
 
 
 def _old_numpy(wheels: Sequence[Wheel]) -> bool:

@@ -15,12 +15,12 @@ def plain(text: str) -> str:
 
 
 def plain_document(value: Any) -> Any:
-    """A JSON document with all its texts plain, keys too; lists of numbers are passed over, long as they are."""
+    """A JSON document with all its texts plain, keys too; lists of whole numbers are passed over, long as they are."""
     if isinstance(value, str):
         return plain(value)
     if isinstance(value, dict):
         return {plain(key): plain_document(entry) for key, entry in value.items()}
-    if isinstance(value, list) and not (value and isinstance(value[0], int)):
+    if isinstance(value, list) and not set(map(type, value)) <= {int}:
         return [plain_document(entry) for entry in value]
     return value
 

@@ -66,8 +66,7 @@ class Bars:
         self._sending: dict[str, TaskID] = {}
 
     def __enter__(self) -> Self:
-        self._live.start()
-        return self
+        return self  # it shows with the first news: until then the terminal may be asked for a passphrase
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
@@ -90,11 +89,13 @@ class Bars:
 
     def sent(self, device: str, sent_bytes: int, total_bytes: int) -> None:
         """Move the device's bar."""
+        self._live.start()
         if device not in self._sending:
             self._sending[device] = self._transfers.add_task(device, total=total_bytes)
         self._transfers.update(self._sending[device], completed=sent_bytes, total=total_bytes)
 
     def _show(self, texts: tuple[str, ...]) -> None:
+        self._live.start()
         for ended in self._at.keys() - set(texts):
             self._steps.remove_task(self._at.pop(ended))
         for text in texts:

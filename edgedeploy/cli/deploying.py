@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import getpass
+import sys
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -21,6 +24,18 @@ Key = Annotated[
     str | None,
     typer.Option("--key", metavar="NAME", help="The key that signs. That of [deploy], or the only one, by default."),
 ]
+
+
+def asking() -> Callable[[str], str] | None:
+    """What asks for a passphrase on the terminal; None where there is none."""
+    return _passphrase if sys.stdin.isatty() else None
+
+
+def _passphrase(prompt: str) -> str:
+    try:
+        return getpass.getpass(prompt)
+    except EOFError:
+        return ""
 
 
 def named(project: Project, names: list[str], *, every: bool) -> list[Device]:
@@ -57,7 +72,7 @@ def deploy(
     opened = Project(project)
     names = [one.name for one in named(opened, device, every=every)]
     with output.progress() as progress:
-        visits = pipeline.deploy(opened, names, variant, key, accelerator, progress, afresh=afresh)
+        visits = pipeline.deploy(opened, names, variant, key, accelerator, progress, afresh=afresh, ask=asking())
     raise typer.Exit(print_activated(visits, as_json=as_json))
 
 
@@ -117,7 +132,7 @@ def gc(
 ) -> None:
     """Remove from boards what no release needs.
 
-    Old objects, caches, agents and uploads. The active release, the one before and what is under way stay.
+    Old objects, caches, agents, runtimes and uploads. The active release, the one before and what is under way stay.
     """
     from edgedeploy.cli.releases import print_collected
     from edgedeploy.lab import releasing, run_over

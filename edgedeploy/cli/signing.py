@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from edgedeploy.cli.deploying import All, Key, named
+from edgedeploy.cli.deploying import All, Key, asking, named
 from edgedeploy.cli.options import Devices, Folder, Json
 from edgedeploy.cli.verbs import app
 
@@ -70,7 +70,7 @@ def enrol(
     from edgedeploy.project import Project
 
     opened = Project(project)
-    loaded = deploy.load_key(key or opened.plan.deploy.key)
+    loaded = deploy.load_key(key or opened.plan.deploy.key, asking())
     devices = named(opened, device, every=every)
     visits = run_over(devices, partial(releasing.enrol, opened, key=loaded, replaces=replaces))
     raise typer.Exit(print_enrolled(visits, as_json=as_json))
@@ -95,6 +95,7 @@ def rotate(
     from edgedeploy.project import Project
 
     opened = Project(project)
-    old, fresh = deploy.load_key(key or opened.plan.deploy.key), deploy.load_key(to)
+    ask = asking()
+    old, fresh = deploy.load_key(key or opened.plan.deploy.key, ask), deploy.load_key(to, ask)
     visits = run_over(named(opened, device, every=every), partial(releasing.rotate, opened, old=old, new=fresh))
     raise typer.Exit(print_enrolled(visits, as_json=as_json))

@@ -12,7 +12,7 @@ from edgedeploy.board.untrusted import one_line
 from edgedeploy.deploy.enrolment import check_trust, enrol
 from edgedeploy.deploy.keys import SigningKey
 from edgedeploy.deploy.manifest import Run, longest_s, same_release, write_manifest
-from edgedeploy.deploy.state import JOB_TIMEOUT_S, active_manifest, ask, read_state
+from edgedeploy.deploy.state import JOB_TIMEOUT_S, active_manifest, ask, look_timeout_s, read_state
 from edgedeploy.errors import BoardError, PlanError
 from edgedeploy.on_device.limits import MAX_NUMBER
 from edgedeploy.on_device.manifests import read_manifest
@@ -90,7 +90,7 @@ def activate(
     no error here. Raises PlanError for settings that no board would take, BoardError where the board refuses,
     LeaseError, AgentError, TransportError.
     """
-    report = board.run_job([{"op": "releases"}], timeout_s=JOB_TIMEOUT_S)
+    report = board.run_job([{"op": "releases"}], timeout_s=look_timeout_s(board))
     state = board.result(report, 0)
     if wanted.rehearsal and not (device.emulated or report["board"]["emulated"]):
         raise BoardError(
@@ -143,7 +143,8 @@ def back(board: Board, device: Device, number: int | None = None) -> Activated:
     except ValueError:
         deadline_s = JOB_TIMEOUT_S  # the board will refuse it, and say why
     operations: list[dict[str, Any]] = [{"op": "rollback", "number": number or before.number}, {"op": "releases"}]
-    report = board.run_job(operations, timeout_s=min(deadline_s, 86_400.0), tethered=False)
+    deadline_s = min(deadline_s, 86_400.0) + look_timeout_s(board)
+    report = board.run_job(operations, timeout_s=deadline_s, tethered=False)
     result = board.result(report, 0)
     seen = read_state(device, board.result(report, 1))
     return _activated(device, before.variant_name, result, seen, None, None)
@@ -184,7 +185,8 @@ def _deploy(
     progress.step(f"activate release {document['number']} on {device.name}")
     operation = {"op": "deploy", "manifest": manifest, "signature": key.sign(manifest, MANIFEST_NAMESPACE)}
     # Not tethered: a link that breaks must not keep the board from finishing, or from going back by itself.
-    report = board.run_job([operation, {"op": "releases"}], timeout_s=longest_s(document), tethered=False)
+    deadline_s = longest_s(document) + look_timeout_s(board)
+    report = board.run_job([operation, {"op": "releases"}], timeout_s=deadline_s, tethered=False)
     return board.result(report, 0), read_state(device, board.result(report, 1))
 
 

@@ -9,20 +9,24 @@ from typing import Any
 
 from edgedeploy.board import Board
 from edgedeploy.deploy.keys import SigningKey
-from edgedeploy.deploy.state import JOB_TIMEOUT_S, ask
+from edgedeploy.deploy.state import ask, look_timeout_s, read_state
 from edgedeploy.errors import BoardError
 from edgedeploy.on_device.sshsig import ROTATION_NAMESPACE
-from edgedeploy.records import Device
+from edgedeploy.records import BoardReleases, Device
 
 
 @dataclass(frozen=True, slots=True)
 class Enrolled:
-    """A board that trusts a key. `known` says whether it was enrolled before, with this key or with another."""
+    """A board that trusts a key. `known` says whether it was enrolled before, with this key or with another.
+
+    `state` is what it has afterwards.
+    """
 
     device: str
     key: str
     fingerprint: str
     known: bool
+    state: BoardReleases
 
 
 def enrol(board: Board, device: Device, key: SigningKey, replaces: str | None = None) -> Enrolled:
@@ -38,9 +42,8 @@ def enrol(board: Board, device: Device, key: SigningKey, replaces: str | None = 
         "device": device.name,
         "replaces": replaces,
     }
-    result = board.result(board.run_job([operation], timeout_s=JOB_TIMEOUT_S), 0)
-    _check_fingerprint(board, result, key)
-    return Enrolled(device.name, key.name, key.fingerprint, bool(result["known"]))
+    result, state = _done(board, device, operation, key)
+    return Enrolled(device.name, key.name, key.fingerprint, bool(result["known"]), state)
 
 
 def rotate(board: Board, device: Device, old: SigningKey, new: SigningKey) -> Enrolled:
@@ -60,9 +63,8 @@ def rotate(board: Board, device: Device, old: SigningKey, new: SigningKey) -> En
         sort_keys=True,
     )
     operation = {"op": "rotate", "statement": statement, "signature": old.sign(statement, ROTATION_NAMESPACE)}
-    result = board.result(board.run_job([operation], timeout_s=JOB_TIMEOUT_S), 0)
-    _check_fingerprint(board, result, new)
-    return Enrolled(device.name, new.name, new.fingerprint, known=True)
+    _, after = _done(board, device, operation, new)
+    return Enrolled(device.name, new.name, new.fingerprint, known=True, state=after)
 
 
 def check_trust(board: Board, device: Device, key: SigningKey, trust: Mapping[str, Any] | None) -> None:
@@ -88,6 +90,12 @@ def _shown(trust: Mapping[str, Any]) -> str:
     return said if len(said) == 50 and said.isascii() and said.isprintable() else "an unreadable one"
 
 
-def _check_fingerprint(board: Board, result: Mapping[str, Any], key: SigningKey) -> None:
+def _done(
+    board: Board, device: Device, operation: Mapping[str, Any], key: SigningKey
+) -> tuple[dict[str, Any], BoardReleases]:
+    """What came of an operation that makes the board trust the key, and what the board has then, in one round trip."""
+    report = board.run_job([operation, {"op": "releases"}], timeout_s=look_timeout_s(board))
+    result = board.result(report, 0)
     if result["fingerprint"] != key.fingerprint:
         raise BoardError(f"{board.name}: the board did not take the key {key.fingerprint}; look at it by hand.")
+    return result, read_state(device, board.result(report, 1))

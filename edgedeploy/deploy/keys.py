@@ -1,14 +1,16 @@
-"""The keys that sign releases: ed25519, in OpenSSH's own files, made and used by the cryptography package."""
+"""The keys that sign releases: ed25519, in OpenSSH's own files, used by the cryptography package or by ssh-agent."""
 
 from __future__ import annotations
 
 import os
 import re
 import stat
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from edgedeploy.deploy.agent_keys import held_by_agent, sign_by_agent
 from edgedeploy.errors import PlanError
 from edgedeploy.on_device.sshsig import (
     MalformedSignature,
@@ -30,7 +32,10 @@ _MAX_KEY_BYTES = 64 << 10
 
 @dataclass(frozen=True, slots=True)
 class SigningKey:
-    """A key of this user. `public` is its line in OpenSSH's form, without a comment; `path` the private file."""
+    """A key of this user. `public` is its line in OpenSSH's form, without a comment; `path` the private file.
+
+    The private part is in our hands, or ssh-agent holds it, and then there may be no such file.
+    """
 
     name: str
     path: Path
@@ -43,8 +48,17 @@ class SigningKey:
         return fingerprint(public_blob(self.public))
 
     def sign(self, message: str, namespace: str) -> str:
-        """The signature that `ssh-keygen -Y verify` checks, as the text of its file. The key must be loaded."""
-        assert self._private is not None
+        """The signature that `ssh-keygen -Y verify` checks, as the text of its file. The key must be loaded.
+
+        Raises PlanError where ssh-agent holds the key and does not sign with it.
+        """
+        if self._private is None:
+            text = sign_by_agent(self.public, message.encode(), namespace)
+            if signer_of(message, text, namespace) != self.fingerprint:
+                raise PlanError(
+                    f"{self.path}: ssh-agent signed with another key, or something else; look at the agent."
+                )
+            return text
         signature = self._private.sign(signed_data(message.encode(), namespace))
         return armoured(public_blob(self.public), namespace, signature)
 
@@ -110,30 +124,69 @@ def find_key(name: str | None) -> SigningKey:
     return keys[name] if name is not None else next(iter(keys.values()))
 
 
-def load_key(name: str | None = None) -> SigningKey:
-    """The key of this name, or the only one, ready to sign. Raises PlanError."""
-    from cryptography.exceptions import UnsupportedAlgorithm
-    from cryptography.hazmat.primitives import serialization
-    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+def load_key(name: str | None = None, ask: Callable[[str], str] | None = None) -> SigningKey:
+    """The key of this name, or the only one, ready to sign. Raises PlanError.
 
+    A key without a private file, or with one that has a passphrase, is left to ssh-agent where that holds it. Else
+    `ask` is called with a prompt for the passphrase, where there is somebody to ask.
+    """
     key = find_key(name)
     try:
         mode = stat.S_IMODE(key.path.stat().st_mode)
         content = _bounded(key.path)
+    except FileNotFoundError:
+        if held_by_agent(key.public):
+            return key
+        raise PlanError(
+            f"{key.path}: the private key is not there, and no ssh-agent that SSH_AUTH_SOCK names holds it; add it to "
+            "one with `ssh-add`."
+        ) from None
     except OSError as error:
         raise PlanError(f"{key.path}: the private key cannot be read: {error.strerror}.") from error
     if mode & 0o077:
         raise PlanError(f"{key.path}: others may read this private key (mode {mode:o}); run `chmod 600` on it.")
+    if not _locked(content):
+        return replace(key, _private=_opened(key, content, None))
+    if held_by_agent(key.public):
+        return key
+    if ask is None:
+        raise PlanError(
+            f"{key.path}: the private key has a passphrase, and there is no terminal to ask for it; add the key to "
+            f"ssh-agent with `ssh-add {key.path}`."
+        )
+    return replace(key, _private=_opened(key, content, ask(f"Passphrase of {key.path}: ").encode()))
+
+
+def _locked(content: bytes) -> bool:
+    """Whether a private key has a passphrase; False too for what is no key."""
+    from cryptography.exceptions import UnsupportedAlgorithm
+    from cryptography.hazmat.primitives.serialization import load_ssh_private_key
+
     try:
-        private = serialization.load_ssh_private_key(content, password=None)
+        load_ssh_private_key(content, password=None)
+    except TypeError:
+        return True  # which is how the library asks for one
+    except (ValueError, UnsupportedAlgorithm):
+        pass
+    return False
+
+
+def _opened(key: SigningKey, content: bytes, passphrase: bytes | None) -> Ed25519PrivateKey:
+    from cryptography.exceptions import UnsupportedAlgorithm
+    from cryptography.hazmat.primitives import serialization
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+    try:
+        private = serialization.load_ssh_private_key(content, password=passphrase)
     except (ValueError, TypeError, UnsupportedAlgorithm) as error:
-        raise PlanError(f"{key.path}: no private key in OpenSSH's form without a passphrase: {error}.") from error
+        what = "this is not its passphrase" if passphrase is not None else "no private key in OpenSSH's form"
+        raise PlanError(f"{key.path}: {what}: {error}.") from error
     if not isinstance(private, Ed25519PrivateKey):
         raise PlanError(f"{key.path}: releases are signed by ed25519 keys, and this is another one.")
     public = private.public_key().public_bytes(serialization.Encoding.OpenSSH, serialization.PublicFormat.OpenSSH)
     if public.decode() != key.public:
         raise PlanError(f"{key.path}: the file beside it, {_public_path(key.path).name}, is of another key.")
-    return SigningKey(key.name, key.path, key.public, private)
+    return private
 
 
 def signer_of(message: str, signature: str, namespace: str) -> str | None:

@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from edgedeploy.board import Board
+from edgedeploy.board.push import HASHED_BYTES_PER_S
 from edgedeploy.board.untrusted import one_line
 from edgedeploy.deploy.keys import signer_of
 from edgedeploy.on_device.checks import MalformedDocument
@@ -17,9 +18,14 @@ from edgedeploy.records import BoardReleases, Device, Release
 JOB_TIMEOUT_S = 300.0
 
 
+def look_timeout_s(board: Board) -> float:
+    """How long a board may take for a `releases` operation, which hashes the releases that its probe saw there."""
+    return JOB_TIMEOUT_S + board.facts.release_bytes / HASHED_BYTES_PER_S
+
+
 def ask(board: Board) -> dict[str, Any]:
     """The board's `releases` result, alone in its job. Raises the errors of `Board.run_job`."""
-    return board.result(board.run_job([{"op": "releases"}], timeout_s=JOB_TIMEOUT_S), 0)
+    return board.result(board.run_job([{"op": "releases"}], timeout_s=look_timeout_s(board)), 0)
 
 
 def read_state(device: Device, result: Mapping[str, Any]) -> BoardReleases:

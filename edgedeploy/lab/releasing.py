@@ -99,7 +99,7 @@ def enrol(project: Project, device: Device, key: SigningKey, replaces: str | Non
     """Have the board trust a key. Raises BoardError where it trusts another, and the errors of a visit."""
     with _opened(project, device) as board:
         done = deploy.enrol(board, device, key, replaces)
-        project.store.save_releases(deploy.look(board, device))
+    project.store.save_releases(done.state)
     return done
 
 
@@ -107,7 +107,7 @@ def rotate(project: Project, device: Device, old: SigningKey, new: SigningKey) -
     """Have the board trust `new` in the place of `old`. Raises BoardError, and the errors of a visit."""
     with _opened(project, device) as board:
         done = deploy.rotate(board, device, old, new)
-        project.store.save_releases(deploy.look(board, device))
+    project.store.save_releases(done.state)
     return done
 
 

@@ -6,9 +6,10 @@ process that died: what was not proven is taken back, what was proven is brought
 
 from __future__ import annotations
 
+import contextlib
 import os
 import time
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from .checks import MalformedDocument, flag, integer, one_of, optional, record
 from .children import Children
@@ -34,8 +35,12 @@ from .releases import (
 )
 from .signatures import verify_signature
 from .sshsig import MANIFEST_NAMESPACE
+from .stopping import Stopped
 from .trust import read_trust, signers_path
 from .workspace import workspace
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 _ACTIVATING, _REVERTING, _COMMITTING = "activating", "reverting", "committing"
 _number = optional(integer(1, MAX_NUMBER))
@@ -55,8 +60,7 @@ def deploy(operation: dict[str, Any], root: str) -> dict[str, Any]:
 
     The result says `active`, `rolled_back` with the reason, or `missing` with the objects that are not here.
     """
-    with board_lock(root), workspace(root) as folder:
-        recover(root, folder)
+    with board_lock(root), workspace(root) as folder, _recovering(root, folder):
         text, signature = operation["manifest"], operation["signature"]
         manifest, notes = accepted(root, text, signature, folder)
         missing = [sha256 for sha256 in objects_of(manifest) if not os.path.isfile(object_path(root, sha256))]
@@ -70,8 +74,7 @@ def deploy(operation: dict[str, Any], root: str) -> dict[str, Any]:
 
 def rollback(operation: dict[str, Any], root: str) -> dict[str, Any]:
     """Activate the release before, and no other, which is verified again first. Raises Refused, Locked, OSError."""
-    with board_lock(root), workspace(root) as folder:
-        recover(root, folder)
+    with board_lock(root), workspace(root) as folder, _recovering(root, folder):
         number = linked(root, PREVIOUS)
         if number is None:
             raise Refused("there is no release before the active one")
@@ -91,6 +94,18 @@ def settle(root: str) -> None:
             recover(root, folder)
     except Locked:
         pass  # whoever holds the board wrote the journal, or has just recovered by it
+
+
+@contextlib.contextmanager
+def _recovering(root: str, folder: str) -> Iterator[None]:
+    """Recover before the block, and after it where a signal ended it: a board that shuts down is left in one state."""
+    try:
+        recover(root, folder)
+        yield
+    except Stopped:
+        with contextlib.suppress(Refused, OSError):  # then the next operation finds the journal, as after a crash
+            recover(root, folder)
+        raise
 
 
 def recover(root: str, folder: str) -> None:

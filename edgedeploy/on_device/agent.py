@@ -20,9 +20,10 @@ from .objects import admit, inventory
 from .plain_files import write_all
 from .reply import frame, take_output, unpack_job
 from .schema import SCHEMA, MalformedDocument, check_envelope, check_operation
+from .stopping import Stopped, stop_by_signals
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
 
 _USAGE = """\
 usage: agent (JOB | --inline PACKED_JOB) (REPORT | --reply TOKEN) [--tethered] [--bundle SHA256]
@@ -35,19 +36,11 @@ _IMPORT_TIMEOUT_S = 120.0
 _GRACE_S = 5.0
 
 
-class Stopped(BaseException):
-    """A signal asks this process to end; cleaning up is all that may still happen."""
-
-    def __init__(self, signal_number: int) -> None:
-        super().__init__(signal_number)
-        self.signal_number = signal_number
-
-
 def main(arguments: list[str] | None = None) -> int:
     """Return 0 when a report was written, 2 for a job that cannot be read, 1 for a report that cannot be written.
 
-    After a signal, or after the end of input when tethered, children are dead, there is no report, and the status
-    is 128 plus the signal's number.
+    After a signal, or after the end of input when tethered, children are dead, an activation under way is taken back
+    (or brought to its end where it was proven), there is no report, and the status is 128 plus the signal's number.
     """
     given = _options(sys.argv[1:] if arguments is None else arguments)
     if given is None:
@@ -56,8 +49,7 @@ def main(arguments: list[str] | None = None) -> int:
     if "--recover" in given:
         return _recover(given["--recover"])
     output = take_output() if "--reply" in given else -1
-    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
-        signal.signal(number, _stop)
+    stop_by_signals()
     try:
         if "--tethered" in given:
             threading.Thread(target=_stop_at_end_of_input, name="tether", daemon=True).start()
@@ -164,18 +156,22 @@ def _facts(_operation: dict[str, Any], root: str) -> dict[str, Any]:
     from .children import Children
     from .facts import board_facts
     from .runtimes import RUNTIMES
+    from .signatures import LIBRARIES, ssh_keygen
 
     with tempfile.TemporaryDirectory(prefix="edgedeploy-") as folder:
         children = Children(folder)
 
-        def packages() -> dict[str, str]:
-            every = ["numpy", *sorted({name for known in RUNTIMES.values() for name, _, _ in known})]
+        def versions(every: Iterable[str]) -> dict[str, str]:
             # To start Python for the others costs a slow board seconds.
             names = [name for name in every if installed(name)]
             answers = {name: children.run("version", {"runtime": name}, _IMPORT_TIMEOUT_S) for name in names}
             return {name: answer["version"] for name, answer in answers.items() if answer["outcome"] == "ok"}
 
-        return {"op": "facts", "facts": board_facts(root, packages)}
+        def packages() -> dict[str, str]:
+            return versions(["numpy", *sorted({name for known in RUNTIMES.values() for name, _, _ in known})])
+
+        verifier = "ssh-keygen" if ssh_keygen() else next(iter(versions(LIBRARIES)), "")
+        return {"op": "facts", "facts": dict(board_facts(root, packages), verifier=verifier)}
 
 
 def _health(_operation: dict[str, Any], _root: str) -> dict[str, Any]:
@@ -259,12 +255,6 @@ def own_digest() -> str:
         with open(path, "rb") as file:
             digest.update(file.read())
     return digest.hexdigest()
-
-
-def _stop(number: int, _frame: Any) -> None:
-    for other in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
-        signal.signal(other, signal.SIG_IGN)
-    raise Stopped(number)
 
 
 def _stop_at_end_of_input() -> None:

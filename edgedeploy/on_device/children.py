@@ -14,6 +14,7 @@ from typing import Any
 from .documents import read_json, write_json
 from .fields import read_text
 from .interpreter import bundle_in_use, environment, interpreter
+from .stopping import running
 
 _MAX_ANSWER_BYTES = 64 << 20
 _PACKAGE = __name__.rpartition(".")[0]  # Python 3.7 sets no __package__ yet while a module from a zip loads
@@ -67,7 +68,7 @@ class Children:
         deadline = time.monotonic() + timeout_s
         reader, writer = os.pipe()
         try:
-            with open(stderr_path, "wb") as stderr, subprocess.Popen(
+            with open(stderr_path, "wb") as stderr, running(
                 argv,
                 stdin=subprocess.PIPE,
                 stdout=subprocess.DEVNULL,
@@ -75,18 +76,14 @@ class Children:
                 cwd=self._workspace,
                 env=environment(self._bundle),
                 pass_fds=(writer,),
-                start_new_session=True,
             ) as process:
+                theirs, writer = writer, -1
+                os.close(theirs)
+                select.select([reader], [], [], timeout_s)
                 try:
-                    os.close(writer)
-                    writer = -1
-                    select.select([reader], [], [], timeout_s)
                     return process.wait(max(0.0, deadline - time.monotonic()))
                 except subprocess.TimeoutExpired:
                     return None
-                finally:
-                    if process.poll() is None:
-                        os.killpg(process.pid, signal.SIGKILL)
         finally:
             os.close(reader)
             if writer >= 0:

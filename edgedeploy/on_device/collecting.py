@@ -17,6 +17,7 @@ from .lock import board_lock
 from .manifests import file_of, objects_of
 from .plain_files import remove_all
 from .releases import manifest_of
+from .runtime_bundles import runtimes_in_use
 from .workspace import workspace
 
 if TYPE_CHECKING:
@@ -29,7 +30,7 @@ _LEAST_UPLOAD_S = 3600.0
 
 
 def collect(operation: dict[str, Any], root: str) -> dict[str, Any]:
-    """Remove old objects, caches, agents and uploads. Raises Locked, Refused, OSError.
+    """Remove old objects, caches, agents, runtimes and uploads. Raises Locked, Refused, OSError.
 
     An object that is younger than `grace_s`, by when it came or when a push last asked for it, stays: a push asks
     for objects, sends what is lacking and has them admitted, each as an operation of its own.
@@ -47,8 +48,12 @@ def collect(operation: dict[str, Any], root: str) -> dict[str, Any]:
             models.add(file_of(manifest, "model")["sha256"])
         doomed = list(_garbage(root, needed, models, operation["grace_s"]))
         freed_bytes = _freed_bytes([path for _, path in doomed])
-        for _, path in doomed if not operation["dry_run"] else ():
-            remove_all(path)
+        for kind, path in doomed if not operation["dry_run"] else ():
+            if kind == "runtime":
+                # Whole or gone for whoever looks for it; our folder takes it along.
+                os.rename(path, os.path.join(folder, os.path.basename(path)))
+            else:
+                remove_all(path)
     names = [f"{kind} {os.path.basename(path)}"[:200] for kind, path in doomed]
     return {"op": "collect", "removed": names[:1000], "removed_count": len(names), "freed_bytes": freed_bytes}
 
@@ -60,6 +65,7 @@ def _garbage(root: str, needed: set[str], models: set[str], grace_s: float) -> I
         ("object", os.path.join("objects", "sha256"), _DIGEST, needed, grace_s),
         ("cache", "caches", _DIGEST, models, grace_s),
         ("agent", "agents", _AGENT, agents, upload_s),
+        ("runtime", "runtimes", _DIGEST, runtimes_in_use(root), upload_s),
         ("upload", "tmp", re.compile("."), set(), upload_s),
     ):
         place = os.path.join(root, folder)

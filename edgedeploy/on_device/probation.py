@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import signal
 import subprocess
 import time
 from typing import TYPE_CHECKING, Any
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from .manifests import CONTRACT, MODEL, PROBE, file_of
 from .releases import path_of
 from .runtimes import RUNTIMES
+from .stopping import running
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -153,22 +153,18 @@ def _run(argv: list[str], timeout_s: float, environment: dict[str, str], path: s
     """Run a command of the user's; return whether it succeeded, and what it came to where it did not."""
     home = os.path.expanduser("~")
     try:
-        with open(path, "wb") as output, subprocess.Popen(
+        with open(path, "wb") as output, running(
             argv,
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=output,
             cwd=home if os.path.isdir(home) else "/",
             env=environment,
-            start_new_session=True,
         ) as process:
             try:
                 status = process.wait(timeout_s)
             except subprocess.TimeoutExpired:
                 return False, f"`{argv[0]}` did not end within {timeout_s:.3g} s"
-            finally:
-                if process.poll() is None:
-                    os.killpg(process.pid, signal.SIGKILL)
     except OSError as error:
         return False, f"`{argv[0]}` cannot be run: {error.strerror}"
     if status == 0:

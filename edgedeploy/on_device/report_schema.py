@@ -113,6 +113,8 @@ _RESULTS: dict[Any, dict[str, Check]] = {
                 "closed": mapping(text),
                 "libraries": mapping(text),
                 "numpy": optional(text),
+                # What can check signatures there: ssh-keygen, a library, or "".
+                "verifier": text,
                 "free_bytes": _count,
                 "total_bytes": _count,
             }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import glob
 import gzip
 import os
 import shutil
@@ -13,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from .children import Children
 from .documents import sync, write_text
 from .failures import Refused
+from .interpreter import bundle_in_use
 from .lock import Locked, board_lock
 from .objects import object_path, space, verify
 from .plain_files import remove
@@ -32,20 +34,22 @@ _BLOCK_BYTES = 4096
 def unpack_runtime(operation: dict[str, Any], root: str) -> dict[str, Any]:
     """Unpack an object among the runtimes, try it, and make it the one that jobs use.
 
-    Nothing changes unless at least one of the runtimes in `imports` can be imported. Raises Refused, Locked, OSError.
+    Nothing changes unless at least one of the runtimes in `imports` can be imported; those in `also` are tried too.
+    Raises Refused, Locked, OSError.
     """
     sha256 = operation["sha256"]
     folder = os.path.join(root, "runtimes")
     final = os.path.join(folder, sha256)
     with board_lock(root), workspace(root, RUNTIME) as temporary:
         os.makedirs(folder, exist_ok=True)
+        names = [*operation["imports"], *operation.get("also", [])]
         found, failed = {}, {}  # type: dict[str, str], dict[str, str]
         if os.path.isfile(os.path.join(final, "bundle.json")):
-            found, failed = _try(final, operation["imports"], temporary)
-        if not found:
+            found, failed = _try(final, names, temporary)
+        if failed or not found:
             _place(operation, root, temporary, final)
-            found, failed = _try(final, operation["imports"], temporary)
-        if not found:
+            found, failed = _try(final, names, temporary)
+        if not set(found).intersection(operation["imports"]):
             shutil.rmtree(final, ignore_errors=True)
             raise Refused("nothing in it can be imported here: " + "; ".join(sorted(failed.values())))
         _use(folder, sha256, operation["python"])
@@ -61,6 +65,31 @@ def tidy_runtimes(_operation: dict[str, Any], root: str) -> dict[str, Any]:
     except Locked:
         pass  # one is unpacking now, or will do this itself
     return dict(space(root), op="tidy_runtimes")
+
+
+def runtimes_in_use(root: str) -> set[str]:
+    """Return the digests of the runtimes here that jobs are to use, or that any process is started from or has loaded.
+
+    All of them where it cannot be told which one jobs are to use.
+    """
+    folder = os.path.join(root, "runtimes")
+    there = set(filter(_is_digest, os.listdir(folder) if os.path.isdir(folder) else ()))
+    pointer = os.path.join(folder, CURRENT)
+    current = _pointed(pointer)
+    if os.path.lexists(pointer) and not current:
+        return there
+    used = {current, os.path.basename(bundle_in_use() or "")}
+    # An agent is told by its command line which one its workers are to use; other programs have its libraries loaded.
+    for path in glob.glob("/proc/[0-9]*/cmdline") + glob.glob("/proc/[0-9]*/maps"):
+        if used.issuperset(there):
+            break
+        try:
+            with open(path, "rb") as file:
+                content = file.read()
+        except OSError:
+            continue  # it has ended, or is another user's
+        used.update(name for name in there - used if name.encode() in content)
+    return used
 
 
 def unpack(archive: BinaryIO, folder: str, max_bytes: int) -> None:
@@ -122,7 +151,8 @@ def _place(operation: dict[str, Any], root: str, temporary: str, final: str) -> 
         unpack(file, unpacked, operation["unpacked_bytes"])
     # One call for thousands of small files: syncing each takes minutes on an SD card.
     os.sync()
-    shutil.rmtree(final, ignore_errors=True)
+    if os.path.isdir(final):
+        os.rename(final, os.path.join(temporary, "spoilt"))
     os.rename(unpacked, final)
     sync(os.path.dirname(final))
 
@@ -149,4 +179,8 @@ def _pointed(pointer: str) -> str:
             digest = file.readline(100).strip()
     except OSError:
         return ""
-    return digest if len(digest) == 64 and not set(digest) - set("0123456789abcdef") else ""
+    return digest if _is_digest(digest) else ""
+
+
+def _is_digest(name: str) -> bool:
+    return len(name) == 64 and not set(name) - set("0123456789abcdef")

@@ -139,7 +139,8 @@ _OPERATIONS: dict[Any, dict[str, Check]] = {
         ),
     },
     **RELEASE_OPERATIONS,
-    # Ends among the runtimes under the name of the object's digest; `python` starts it where it brings none itself.
+    # Ends among the runtimes under the name of the object's digest; `python` starts it where it brings none itself. One
+    # of `imports` must import there, `also` need not.
     "unpack_runtime": {
         "sha256": sha256,
         "size_bytes": _size,
@@ -150,4 +151,7 @@ _OPERATIONS: dict[Any, dict[str, Check]] = {
     },
     "tidy_runtimes": {},
 }
-_OPTIONAL: dict[str, dict[str, Check]] = {"profile": {"max_runs": integer(1, MAX_RUNS)}}
+_OPTIONAL: dict[str, dict[str, Check]] = {
+    "profile": {"max_runs": integer(1, MAX_RUNS)},
+    "unpack_runtime": {"also": listing(text, 0, 16)},
+}

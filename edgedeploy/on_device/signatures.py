@@ -8,12 +8,16 @@ import shutil
 import subprocess
 from typing import Any
 
+from .children import Children
 from .failures import Refused
+from .interpreter import installed
 from .sshsig import MalformedSignature, fingerprint, opened, raw_key, signed_data
 
 SIGNER = "edgedeploy"
 _TIMEOUT_S = 60.0
 _FOLDERS = "/usr/bin:/usr/local/bin:/bin"
+# Each with the module that does it; a provisioned runtime may bring the second.
+LIBRARIES = {"cryptography": "cryptography.hazmat.primitives.asymmetric.ed25519", "nacl": "nacl.signing"}
 
 
 def verify_signature(message: bytes, signature: str, signers: str, key: bytes, namespace: str, workspace: str) -> None:
@@ -29,26 +33,41 @@ def verify_signature(message: bytes, signature: str, signers: str, key: bytes, n
         raise Refused(f"it is signed by the key {fingerprint(signer)}; this board trusts {fingerprint(key)} alone")
     if said != namespace:
         raise Refused(f"its signature is for {said[:40]!r}, not for {namespace!r}")
-    tool = _ssh_keygen()
+    tool = ssh_keygen()
     if tool is not None:
         _by_tool(tool, message, signature, signers, key, namespace, workspace)
         return
-    data = signed_data(message, namespace)
-    for check in (_by_cryptography, _by_nacl):
-        try:
-            good = check(raw_key(key), raw, data)
-        except ImportError:
-            continue
-        if not good:
+    question = {"key": raw_key(key).hex(), "signature": raw.hex(), "data": signed_data(message, namespace).hex()}
+    # In a process of its own: one whose libraries do not fit takes the process down with it.
+    children = Children(workspace)
+    for library in filter(installed, LIBRARIES):
+        answer = children.run("verify", dict(question, library=library), _TIMEOUT_S)
+        if answer["outcome"] == "ok":
+            return
+        if answer["outcome"] == "mismatch":
             raise Refused("its signature is wrong: it was changed after it was signed")
-        return
     raise Refused(
-        "nothing on this board can check its signature: install openssh-client 8.2 or later, "
-        "or python3-cryptography or python3-nacl for the Python that edgedeploy uses"
+        "nothing on this board can check its signature: run `edgedeploy provision`, install openssh-client 8.2 or "
+        "later, or python3-cryptography or python3-nacl for the Python that edgedeploy uses"
     )
 
 
-def _ssh_keygen() -> str | None:
+def check_by_library(library: str, key: bytes, signature: bytes, data: bytes) -> bool:
+    """Return whether one of LIBRARIES finds the signature good. Raises ImportError where it does not load."""
+    module: Any = importlib.import_module(LIBRARIES[library])
+    exceptions: Any = importlib.import_module(f"{library}.exceptions")
+    wrong = exceptions.InvalidSignature if library == "cryptography" else exceptions.BadSignatureError
+    try:
+        if library == "cryptography":
+            module.Ed25519PublicKey.from_public_bytes(key).verify(signature, data)
+        else:
+            module.VerifyKey(key).verify(data, signature)
+    except wrong:
+        return False
+    return True
+
+
+def ssh_keygen() -> str | None:
     """Return the tool's path where it is new enough to know -Y; an old one does not know the option at all."""
     path = shutil.which("ssh-keygen", path=os.environ.get("PATH", _FOLDERS))
     if path is None:
@@ -88,23 +107,3 @@ def _by_tool(
 
 def _environment() -> dict[str, str]:
     return dict(os.environ, LC_ALL="C", LANGUAGE="C")
-
-
-def _by_cryptography(key: bytes, signature: bytes, data: bytes) -> bool:
-    module: Any = importlib.import_module("cryptography.hazmat.primitives.asymmetric.ed25519")
-    exceptions: Any = importlib.import_module("cryptography.exceptions")
-    try:
-        module.Ed25519PublicKey.from_public_bytes(key).verify(signature, data)
-    except exceptions.InvalidSignature:
-        return False
-    return True
-
-
-def _by_nacl(key: bytes, signature: bytes, data: bytes) -> bool:
-    module: Any = importlib.import_module("nacl.signing")
-    exceptions: Any = importlib.import_module("nacl.exceptions")
-    try:
-        module.VerifyKey(key).verify(data, signature)
-    except exceptions.BadSignatureError:
-        return False
-    return True

@@ -10,7 +10,7 @@ import time
 from typing import Any
 
 from .failures import Refused
-from .plain_files import open_plain, write_all
+from .plain_files import open_plain, remove, write_all
 
 # Nobody who still sends leaves a file alone for so long: the host gives up a silent link earlier.
 _ABANDONED_S = 120.0
@@ -55,7 +55,7 @@ def gather(root: str, sha256: str, size_bytes: int, uploads: list[tuple[int, str
                 continue
             _append(path, have - place, place + length - have, kept, have)
         if abandoned:
-            os.unlink(path)
+            remove(path)
     return _marks(kept, size_bytes) if _size(kept) else []
 
 

@@ -159,14 +159,25 @@ def _unpack(specification: dict[str, Any]) -> dict[str, Any]:
 
 
 def _version(specification: dict[str, Any]) -> dict[str, Any]:
-    """Say which version of one runtime, or of numpy, imports here."""
-    if specification["runtime"] == "numpy":
-        return {"outcome": "ok", "detail": "", "version": import_runtime("numpy", "numpy")[1]}
-    for known in RUNTIMES.values():
-        for name, module, _ in known:
-            if name == specification["runtime"]:
-                return {"outcome": "ok", "detail": "", "version": import_runtime(name, module)[1]}
-    raise RuntimeUnavailable(specification["runtime"])
+    """Say which version of a runtime, of numpy or of a library that checks signatures imports here."""
+    asked, modules = specification["runtime"], {"numpy": "numpy"}
+    modules.update({name: module for known in RUNTIMES.values() for name, module, _ in known})
+    if asked not in modules:
+        from .signatures import LIBRARIES  # only here: what is measured is not to carry it
+
+        modules.update(LIBRARIES)
+    if asked not in modules:
+        raise RuntimeUnavailable(asked)
+    return {"outcome": "ok", "detail": "", "version": import_runtime(asked, modules[asked])[1]}
+
+
+def _verify(specification: dict[str, Any]) -> dict[str, Any]:
+    """Check a signature by a library."""
+    from .signatures import check_by_library
+
+    key, signature, data = (bytes.fromhex(specification[name]) for name in ("key", "signature", "data"))
+    good = check_by_library(specification["library"], key, signature, data)
+    return {"outcome": "ok" if good else "mismatch", "detail": ""}
 
 
 _TASKS = {
@@ -177,6 +188,7 @@ _TASKS = {
     "memory": _memory,
     "baseline": _baseline,
     "version": _version,
+    "verify": _verify,
 }
 
 

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import platform
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -48,13 +46,9 @@ def shop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, bare_python: str) -> P
         ("python_1.deb",),
     )
 
-    @contextmanager
-    def unpacked(self: DebianPackages) -> Iterator[DebianPython]:
-        yield own
-
     monkeypatch.setattr(provisioning, "PipIndex", lambda cache: Shop(folder))
     monkeypatch.setattr(DebianPackages, "why_not", lambda self: "")
-    monkeypatch.setattr(DebianPackages, "python", unpacked)
+    monkeypatch.setattr(DebianPackages, "python", lambda self: own)
     return folder
 
 

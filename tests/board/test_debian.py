@@ -41,11 +41,15 @@ class Apt:
     def __init__(self, debs: Sequence[Path]) -> None:
         self.debs = debs
         self.calls: list[Sequence[str]] = []
+        self.unpacked: list[str] = []
         self.fail = ""
         self.mends = ""
 
     def __call__(self, argv: Sequence[str], **options: object) -> Ended:
         if argv[0] == "dpkg-deb":
+            self.unpacked.append(Path(argv[2]).name)
+            if self.fail == "unpack" and len(self.unpacked) == 2:
+                return Ended(2, "", "dpkg-deb: error: no space left\n")
             return run_tool(argv)
         self.calls.append(argv)
         verb = next(word for word in ("update", "show", "--print-uris", "download") if word in argv)
@@ -116,28 +120,51 @@ def apt(tmp_path: Path, library: bytes, monkeypatch: pytest.MonkeyPatch) -> Apt:
 
 def test_a_python_with_its_libraries(apt: Apt, tmp_path: Path) -> None:
     packages = DebianPackages(tmp_path / "cache", MACHINE)
-    with packages.python() as python:
-        assert (python.offers.python, python.offers.glibc, python.offers.glibcxx) == ((3, 11), (2, 36), (3, 4, 30))
-        assert {"bin/python3", "lib/libc.so.6", "lib/libstdc++.so.6", "lib/libgomp.so.1"} <= set(python.files)
-        assert {"lib/python3.11/os.py", "lib/python3.11/lib-dynload/_json.so", "licences/libc6"} <= set(python.files)
-        assert [name for name in python.files if "test" in name or "gconv" in name or "memusage" in name] == []
-        assert any(name.startswith("lib/ld-linux") for name in python.files)
-        assert python.files["lib/libstdc++.so.6"].name == "libstdc++.so.6.0.30"
-        assert set(python.libraries) == set(python.offers.library_needs)
-        assert all(path.is_file() and not path.is_symlink() for path in python.files.values())
+    python = packages.python()
+    assert (python.offers.python, python.offers.glibc, python.offers.glibcxx) == ((3, 11), (2, 36), (3, 4, 30))
+    assert {"bin/python3", "lib/libc.so.6", "lib/libstdc++.so.6", "lib/libgomp.so.1"} <= set(python.files)
+    assert {"lib/python3.11/os.py", "lib/python3.11/lib-dynload/_json.so", "licences/libc6"} <= set(python.files)
+    assert [name for name in python.files if "test" in name or "gconv" in name or "memusage" in name] == []
+    assert any(name.startswith("lib/ld-linux") for name in python.files)
+    assert python.files["lib/libstdc++.so.6"].name == "libstdc++.so.6.0.30"
+    assert set(python.libraries) == set(python.offers.library_needs)
+    assert all(path.is_file() and not path.is_symlink() for path in python.files.values())
 
 
 def test_nothing_is_downloaded_twice(apt: Apt, tmp_path: Path) -> None:
     for _ in range(2):
-        with DebianPackages(tmp_path / "cache", MACHINE).python():
-            pass
+        DebianPackages(tmp_path / "cache", MACHINE).python()
     assert apt.verbs() == ["update", "show", "--print-uris", "download", "show", "--print-uris"]
+
+
+def test_nothing_is_unpacked_twice(apt: Apt, tmp_path: Path) -> None:
+    first = DebianPackages(tmp_path, MACHINE).python()
+    again = DebianPackages(tmp_path, MACHINE).python()
+    assert first == again
+    assert sorted(apt.unpacked) == sorted(deb.name for deb in apt.debs)
+    renewed = apt.debs[0].with_name(f"new_{apt.debs[0].name}")
+    apt.debs = [apt.debs[0].rename(renewed), *apt.debs[1:]]
+    newer = DebianPackages(tmp_path, MACHINE).python()
+    assert renewed.name in newer.packages
+    assert len(apt.unpacked) == 2 * len(apt.debs)
+    [folder] = tmp_path.rglob("unpacked")
+    assert len(list(folder.iterdir())) == 1, "the older ones are gone"
+    assert not any(path.exists() for path in first.files.values())
+
+
+@pytest.mark.fault
+def test_unpacking_that_was_cut_off_is_done_again(apt: Apt, tmp_path: Path) -> None:
+    """Packages that were unpacked in part are never taken for whole ones."""
+    apt.fail = "unpack"
+    with pytest.raises(DownloadError, match=r"could not unpack .* no space left"):
+        DebianPackages(tmp_path, MACHINE).python()
+    apt.fail = ""
+    assert "bin/python3" in DebianPackages(tmp_path, MACHINE).python().files
 
 
 def test_the_state_of_this_machine_is_left_alone(apt: Apt, tmp_path: Path) -> None:
     cache = tmp_path / "cache"
-    with DebianPackages(cache, MACHINE).python():
-        pass
+    DebianPackages(cache, MACHINE).python()
     for argv in apt.calls:
         for setting in ("Dir::State=", "Dir::State::status=", "Dir::Cache="):
             [value] = [word.partition("=")[2] for word in argv if word.startswith(setting)]
@@ -163,39 +190,35 @@ def test_the_state_of_this_machine_is_left_alone(apt: Apt, tmp_path: Path) -> No
 def test_package_sources_out_of_reach(apt: Apt, tmp_path: Path, verb: str, sentence: str) -> None:
     """Whichever step of apt fails, the user reads one sentence with its reason, and the next run succeeds."""
     apt.fail = verb
-    with pytest.raises(DownloadError, match=sentence) as caught, DebianPackages(tmp_path, MACHINE).python():
-        pass
+    with pytest.raises(DownloadError, match=sentence) as caught:
+        DebianPackages(tmp_path, MACHINE).python()
     assert "\n" not in str(caught.value)
     apt.fail = ""
-    with DebianPackages(tmp_path, MACHINE).python() as python:
-        assert "bin/python3" in python.files
+    python = DebianPackages(tmp_path, MACHINE).python()
+    assert "bin/python3" in python.files
 
 
 def test_lists_that_are_out_of_date_are_renewed(apt: Apt, tmp_path: Path) -> None:
     """A package that was replaced since the lists were fetched is not there any more."""
-    with DebianPackages(tmp_path, MACHINE).python():
-        pass
+    DebianPackages(tmp_path, MACHINE).python()
     shutil.rmtree(next(tmp_path.rglob("packages")))
     apt.fail, apt.mends = "download", "update"
-    with DebianPackages(tmp_path, MACHINE).python() as python:
-        assert "bin/python3" in python.files
+    python = DebianPackages(tmp_path, MACHINE).python()
+    assert "bin/python3" in python.files
     assert apt.verbs()[-5:] == ["download", "update", "show", "--print-uris", "download"]
 
 
 def test_lists_that_cannot_be_renewed_do_not_matter_by_themselves(apt: Apt, tmp_path: Path) -> None:
     apt.fail = "update"
-    with DebianPackages(tmp_path, MACHINE).python() as python:
-        assert "bin/python3" in python.files
+    python = DebianPackages(tmp_path, MACHINE).python()
+    assert "bin/python3" in python.files
     assert not list(tmp_path.rglob("refreshed"))
 
 
 def test_packages_that_are_not_as_expected(apt: Apt, tmp_path: Path) -> None:
     apt.debs = apt.debs[:1]
-    with (
-        pytest.raises(DownloadError, match="are not as they should be: 'libstdc"),
-        DebianPackages(tmp_path, MACHINE).python(),
-    ):
-        pass
+    with pytest.raises(DownloadError, match="are not as they should be: 'libstdc"):
+        DebianPackages(tmp_path, MACHINE).python()
 
 
 @pytest.mark.parametrize(

@@ -96,8 +96,47 @@ def test_probe_where_nothing_is_writable(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     facts = probe(str(tmp_path / "file" / "root"))
     assert (facts.root_writable, facts.root) == (False, str(tmp_path / "file" / "root"))
-    with pytest.raises(BoardError, match=r"cannot write to .*/file/root; make it writable"):
+    with pytest.raises(BoardError, match=r"cannot write to .*/file/root: Not a directory; make it writable"):
         check_facts(facts, Device("x", "here", "local:"), replace(PI_PROFILE, arch=platform.machine()), "python3")
+
+
+def test_why_the_root_is_not_writable_is_the_boards_word_for_it() -> None:
+    said = f"edgedeploy-probe:trouble=mkdir: \x1b[2J/x: {'long ' * 100}\x07\nedgedeploy-probe:root=/x\n"
+    facts = parse_probe(said)
+    assert facts.root_trouble.startswith("long long")
+    assert len(facts.root_trouble) == 100
+    assert facts.root_trouble.isprintable()
+    assert parse_probe("edgedeploy-probe:trouble=mkdir: /x: \x1b[31mfull\n").root_trouble == "[31mfull"
+
+
+def test_permission_is_told_as_such(tmp_path: Path) -> None:
+    """Root may write everywhere: the probe then runs as nobody, who may not."""
+    (tmp_path / "closed").mkdir(mode=0o555)
+    command = probe_command(str(tmp_path / "closed" / "root"), "python3", "0" * 64)
+    if os.geteuid() == 0:
+        for folder in (tmp_path, *list(tmp_path.parents)[:2]):
+            folder.chmod(0o755)
+        command = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", *command]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, cwd="/")
+    facts = parse_probe(done.stdout)
+    assert (facts.root_writable, facts.root_trouble) == (False, "Permission denied")
+
+
+def test_what_the_releases_take(tmp_path: Path) -> None:
+    assert probe(str(tmp_path)).release_bytes == 0
+    for number, size_bytes in ((1, 3 << 20), (2, 1 << 20), (3, 9 << 20)):
+        (tmp_path / "releases" / str(number)).mkdir(parents=True)
+        (tmp_path / "releases" / str(number) / "model.onnx").write_bytes(os.urandom(size_bytes))
+    for link, number in (("current", 2), ("previous", 1)):
+        (tmp_path / link).symlink_to(f"releases/{number}")
+    assert probe(str(tmp_path)).release_bytes == pytest.approx(4 << 20, rel=0.02)
+    (tmp_path / "previous").unlink()
+    (tmp_path / "previous").symlink_to("releases/9")
+    assert probe(str(tmp_path)).release_bytes == pytest.approx(1 << 20, rel=0.05)
+    said = (
+        "edgedeploy-probe:release=12\t/x\nedgedeploy-probe:release=du: no\nedgedeploy-probe:release=9999999999999 /\n"
+    )
+    assert parse_probe(said).release_bytes == 12 * 1024
 
 
 def test_what_was_left_behind_yesterday_is_cleared_away(tmp_path: Path) -> None:
@@ -175,6 +214,23 @@ def test_a_fitting_board_passes() -> None:
         ),
         ({"python_version": "2.7.18"}, "too old"),
         ({"root_writable": False}, r"cannot write to /home/pi/\.edgedeploy; make it writable .* `root ="),
+        (
+            {"root_writable": False, "root_trouble": "Permission denied"},
+            r"\.edgedeploy: Permission denied; make it writable for the user who .* `root =` .* to a folder that is\.$",
+        ),
+        (
+            {"root_writable": False, "root_trouble": "No space left on device", "free_bytes": 0},
+            r"\.edgedeploy: No space left on device; remove files there, or set `root =` .* on another file system\.$",
+        ),
+        (
+            {"root_writable": False, "root_trouble": "No space left on device"},
+            "No space left on device, for its inodes are used up; remove files there",
+        ),
+        ({"root_writable": False, "root_trouble": "Disk quota exceeded"}, "Disk quota exceeded; remove files there"),
+        (
+            {"root_writable": False, "root_trouble": "Read-only file system"},
+            "Read-only file system; mount it writable .* to a folder that is writable",
+        ),
     ],
 )
 def test_unfit_boards_say_why(changes: dict[str, object], complaint: str) -> None:

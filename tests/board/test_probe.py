@@ -124,6 +124,39 @@ def test_a_python_of_its_own_is_started_by_its_loader(tmp_path: Path) -> None:
     assert (described.python, described.present) == ((), {})  # what was brought is no part of the board
 
 
+@pytest.mark.parametrize(
+    ("says", "there"),
+    [
+        ("ssh-keygen: option requires an argument -- Y", True),
+        ("ssh-keygen: option requires an argument: Y", True),  # musl
+        ("unknown option -- Y", False),
+        ("Usage: dropbearkey -t <type>", False),
+        (None, False),
+    ],
+)
+def test_only_an_ssh_keygen_that_checks_signatures_counts(tmp_path: Path, says: str | None, there: bool) -> None:
+    if says is None:
+        script(tmp_path / "bin" / "ssh-keygen", "exit 127")
+    else:
+        script(tmp_path / "bin" / "ssh-keygen", f"echo '{says}' >&2; exit 1")
+    facts = probe(tmp_path / "root", PATH=f"{tmp_path}/bin:{os.environ['PATH']}")
+    assert facts.system.has_ssh_keygen is there
+    assert probe(tmp_path / "root").system.has_ssh_keygen
+    assert found_on(facts, {"verifier": "nacl", "runtimes": {}}).verifier == ("ssh-keygen" if there else "nacl")
+
+
+def test_a_verifier_that_was_brought_is_no_part_of_the_board() -> None:
+    told = {"python": "3.11.2", "word_bits": 64, "runtimes": {}, "libraries": {}}
+    for verifier, verifies in (("cryptography", True), ("nacl", True), ("", False)):
+        assert describe(PI, told | {"verifier": verifier}).verifies is verifies
+    brought = replace(PI, bundle=DIGEST, bundle_packages=("cffi", "pynacl"))
+    assert not describe(brought, told | {"verifier": "nacl"}).verifies
+    assert describe(brought, told | {"verifier": "cryptography"}).verifies
+    # a Python that was brought goes with its bundle, and so does what only it can import
+    assert not describe(replace(brought, loader="/x"), told | {"verifier": "cryptography"}).verifies
+    assert describe(replace(brought, loader="/x", system=System(has_ssh_keygen=True)), told).verifies
+
+
 def test_a_terminal_is_not_steered_by_a_board() -> None:
     said = "edgedeploy-probe:model=\x1b[2JPi\nedgedeploy-probe:executable_place=/a\x07b\n"
     system = parse_probe(said).system

@@ -264,7 +264,8 @@ class InNamespace(LocalTransport):
             "noexec",
             r"nothing can be executed under .*: set `root = \"/.*/\.edgedeploy\"` in fleet\.toml, where it can\.",
         ),
-        ("ro", r"cannot write to .*; make it writable for the user who logs in, or set `root =`"),
+        ("ro", r"cannot write to .*/root: Read-only file system; mount it writable \(.*\), or set `root =`"),
+        ("nr_inodes=1", r"cannot write to .*/root: No space left on device, for its inodes are used up; remove files"),
     ],
 )
 def test_a_root_that_is_mounted_so(
@@ -277,7 +278,7 @@ def test_a_root_that_is_mounted_so(
     options: str,
     complaint: str,
 ) -> None:
-    """A root that is mounted noexec or read-only is told before anything is downloaded or sent, and how to mend it."""
+    """A root that is noexec, read-only or out of inodes is told before anything is brought, and how to mend it."""
     # some kernels and containers keep namespaces from their users, and no folder can be mounted so without one
     if subprocess.run(["unshare", "-Urm", "true"], capture_output=True).returncode != 0:
         pytest.skip("no user namespaces here")

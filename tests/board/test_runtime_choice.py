@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from edgedeploy.board.elf import Needs, Version, version_of
-from edgedeploy.board.runtime_choice import Choice, Description, OwnPython, Way, choose, no_wheels
+from edgedeploy.board.runtime_choice import Choice, Description, OwnPython, Way, choose, no_wheels, with_verifier
 from edgedeploy.board.wheels import Target, Wheel
 
 CXX = frozenset({"libstdc++.so.6", "libgcc_s.so.1", "libc.so.6"})
@@ -34,6 +34,9 @@ RELEASES: tuple[tuple[str, str, str, tuple[int, int], Version, Version], ...] = 
     ("ai_edge_litert", "2.1.0", AARCH64, (9, 13), (2, 30), (3, 4, 26)),
     ("tflite_runtime", "2.14.0", AARCH64, (8, 11), (2, 27), ()),
     ("tflite_runtime", "2.14.0", ARMV7, (8, 11), (2, 27), ()),
+    ("pynacl", "1.6.2", AARCH64, (8, 13), (2, 25), ()),
+    ("cffi", "2.1.1", AARCH64, (10, 13), (2, 17), ()),
+    ("cffi", "1.17.1", AARCH64, (8, 13), (2, 17), ()),
     ("numpy", "2.4.6", AARCH64, (11, 13), (2, 27), (3, 4, 21)),
     ("numpy", "2.2.6", AARCH64, (10, 13), (2, 17), ()),
     ("numpy", "1.26.4", AARCH64, (9, 12), (2, 17), ()),
@@ -210,6 +213,50 @@ def test_what_cannot_be_had_has_its_reason(described: Description, reason: str) 
     choice = choose(described, ["onnxruntime"], MadeUpIndex(), "no apt here")
     assert choice.wheels == ()
     assert dict(choice.cannot)["onnxruntime"].startswith(reason)
+
+
+@pytest.mark.parametrize(
+    ("described", "own", "brought"),
+    [
+        (board("3.11", "2.36"), None, {"pynacl": "1.6.2", "cffi": "2.1.1"}),
+        (board("3.8", "2.31", "3.4.28"), None, {"pynacl": "1.6.2", "cffi": "1.17.1"}),
+        (board("3.6", "2.27"), OWN, {"pynacl": "1.6.2", "cffi": "2.1.1"}),
+        (Description(AARCH64, "musl", ()), OWN, {"pynacl": "1.6.2", "cffi": "2.1.1"}),
+    ],
+    ids=["Pi OS 12", "JetPack 5", "JetPack 4", "no Python"],
+)
+def test_what_checks_signatures_comes_along(
+    described: Description, own: OwnPython | None, brought: dict[str, str]
+) -> None:
+    choice = choose(described, ["onnxruntime"], MadeUpIndex(), own or "no apt here")
+    whole = with_verifier(choice, described, MadeUpIndex(), own)
+    assert {wheel.name: wheel.version for wheel in whole.wheels[len(choice.wheels) :]} == brought
+    assert (whole.verifier, whole.runtimes, whole.cannot) == (True, choice.runtimes, choice.cannot)
+
+
+@pytest.mark.parametrize(
+    ("described", "own", "reason"),
+    [
+        (board("3.11", "2.24"), None, "pynacl 1.6.2 needs glibc 2.25, the board has 2.24, nor does an older one fit; "),
+        (board("3.7", "2.31"), None, "the board's Python 3.7 has no wheels, those are for 3.8 to 3.13; without it"),
+        (Description(ARMV7, "glibc 2.36", (2, 36)), OWN_ARMV7, "no wheel of pynacl is published for Python 3.11 on a"),
+        (Description("riscv64", "glibc 2.36", (2, 36), (3, 11), 64), None, "no wheel of it is published for riscv64;"),
+    ],
+)
+def test_a_verifier_that_cannot_be_had_has_its_reason(
+    described: Description, own: OwnPython | None, reason: str
+) -> None:
+    choice = choose(described, ["tflite-runtime"], MadeUpIndex(), own or "no apt here")
+    whole = with_verifier(choice, described, MadeUpIndex(), own)
+    assert dict(whole.cannot)["pynacl"].startswith(reason)
+    assert "without ssh-keygen (openssh-client 8.2 or later) the board takes no release" in dict(whole.cannot)["pynacl"]
+    assert (whole.wheels, whole.verifier) == (choice.wheels, False)
+
+
+def test_a_board_on_which_nothing_runs_needs_no_verifier() -> None:
+    described = Description(AARCH64, "", ())
+    choice = choose(described, ["onnxruntime"], MadeUpIndex(), "no apt here")
+    assert with_verifier(choice, described, MadeUpIndex(), None) == choice
 
 
 def test_stepping_down_ends() -> None:

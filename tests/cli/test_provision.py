@@ -31,6 +31,7 @@ FOUND = Found(
     runtimes={"onnxruntime": "1.32.0", "numpy": "2.4.6"},
     sensors=(),
     closed={"pi5-pmic": "/dev/vcio is for the group video", "rapl": "/sys/x is for root alone"},
+    verifier="ssh-keygen",
 )
 DONE = Provisioned(
     device="pi4",

@@ -1,4 +1,7 @@
-"""Runs an agent and kills it, as a loss of power would, at a call of os: `FUNCTION:ENDING:WHEN:NTH`."""
+"""Runs an agent and kills it, as a loss of power would, at a call of os: `FUNCTION:ENDING:WHEN:NTH`.
+
+With `:SIGNAL` after it, it is sent that signal instead.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +13,8 @@ from typing import Any
 
 
 def main() -> None:
-    function, ending, when, nth = sys.argv[1].split(":")
+    function, ending, when, nth, *named = sys.argv[1].split(":")
+    number = signal.Signals[named[0]] if named else signal.SIGKILL
     real, calls = getattr(os, function), 0
 
     def deadly(*arguments: Any, **options: Any) -> Any:
@@ -19,10 +23,10 @@ def main() -> None:
         hit = bool(paths) and paths[-1].endswith(ending)
         calls += hit
         if hit and calls == int(nth) and when == "before":
-            os.kill(os.getpid(), signal.SIGKILL)
+            os.kill(os.getpid(), number)
         result = real(*arguments, **options)
         if hit and calls == int(nth):
-            os.kill(os.getpid(), signal.SIGKILL)
+            os.kill(os.getpid(), number)
         return result
 
     setattr(os, function, deadly)

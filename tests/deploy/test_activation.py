@@ -149,6 +149,50 @@ def test_a_release_that_is_rolled_back_is_told_with_its_reason(
     assert activate(anywhere, wanted(second, tmp_path), key).number == 3
 
 
+def jobs(monkeypatch: pytest.MonkeyPatch) -> list[tuple[list[str], float]]:
+    """What boards are asked for from now on, and how long they may take for it."""
+    asked: list[tuple[list[str], float]] = []
+    real = Board.run_job
+
+    def run_job(board: Board, operations: Any, *, timeout_s: float, **options: Any) -> Any:
+        asked.append(([operation["op"] for operation in operations], timeout_s))
+        return real(board, operations, timeout_s=timeout_s, **options)
+
+    monkeypatch.setattr(Board, "run_job", run_job)
+    return asked
+
+
+def test_a_board_has_the_time_to_hash_what_its_releases_hold(
+    running: Device, second: Built, key: SigningKey, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    activate(running, wanted(second, tmp_path), key)
+    asked = jobs(monkeypatch)
+    times = []
+    for model_bytes in (0, 750_000_000):
+        asked.clear()
+        with open_board(running, KIND, Path()) as board:
+            board.facts = replace(board.facts, release_bytes=board.facts.release_bytes + 2 * model_bytes)
+            deploy.look(board, running)
+            deploy.back(board, running)
+            deploy.activate(board, running, wanted(second, tmp_path), key, afresh=True)
+        times.append({tuple(operations): timeout_s for operations, timeout_s in asked})
+    for operations in (("releases",), ("rollback", "releases"), ("deploy", "releases")):
+        assert times[0][operations] >= 300
+        assert times[1][operations] - times[0][operations] == pytest.approx(300, abs=1), "1.5 GB at 5 MB/s"
+
+
+def test_enrolling_and_rotating_take_one_job_each_that_changes_the_board(
+    local: Device, keys: dict[str, SigningKey], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = jobs(monkeypatch)
+    with open_board(local, KIND, Path()) as board:
+        enrolled = deploy.enrol(board, local, keys["ours"])
+        rotated = deploy.rotate(board, local, keys["ours"], keys["theirs"])
+    assert [operations for operations, _ in asked] == [["enrol", "releases"], ["releases"], ["rotate", "releases"]]
+    assert (enrolled.state.trusted, rotated.state.trusted) == (keys["ours"].fingerprint, keys["theirs"].fingerprint)
+    assert rotated.state == replace(look(local), seen_at=rotated.state.seen_at)
+
+
 @pytest.mark.fault
 def test_a_rehearsal_is_not_deployed(local: Device, first: Built, key: SigningKey, tmp_path: Path) -> None:
     """What was chosen on an emulated board goes to emulated boards alone."""

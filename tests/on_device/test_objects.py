@@ -77,6 +77,29 @@ def test_links_and_pipes_are_no_uploads(root: Path) -> None:
     assert "no plain file" in admit(admission(temporary="tmp/folder"), str(root))["refused"][0]["reason"]
 
 
+@pytest.mark.fault
+def test_folders_in_the_place_of_uploads(root: Path) -> None:
+    """A folder with the name of an upload costs neither the agent nor what real uploads have brought."""
+    folders = [root / "tmp" / f"{'0' * 16}-{SHA}@{place}" for place in (0, 100)]
+    upload = root / "tmp" / f"{'1' * 16}-{SHA}@0"
+    upload.write_bytes(CONTENT[:5000])
+    for folder in folders:
+        (folder / "inside").mkdir(parents=True)
+    for path in (upload, *folders):
+        os.utime(path, (0, 0))
+    ask = {"op": "inventory", "objects": {SHA: len(CONTENT)}}
+    for _ in range(2):
+        (mark,) = inventory(ask, str(root))["partial"][SHA]
+        assert mark == {"bytes": 5000, "sha256": sha256(CONTENT[:5000])}
+    kept = root / "tmp" / f"{SHA}.part"
+    kept.unlink()
+    kept.mkdir()
+    upload.write_bytes(CONTENT[:5000])
+    assert inventory(ask, str(root))["partial"] == {}
+    assert admit(admission(), str(root))["admitted"] == [SHA]
+    assert all(folder.is_dir() for folder in folders)
+
+
 def test_one_bad_upload_does_not_keep_a_good_one_out(root: Path) -> None:
     both = {"op": "admit", "objects": admission(temporary="tmp/gone")["objects"] + admission()["objects"]}
     answer = admit(both, str(root))

@@ -53,6 +53,29 @@ def test_workers_find_it_only_when_the_job_names_it(board: VirtualBoard) -> None
     assert plain["facts"]["runtimes"].get("onnxruntime") != "99.1"
 
 
+def test_what_need_not_import_is_tried_too(board: VirtualBoard) -> None:
+    result = brought(board, GOOD, also=["tflite_runtime"])
+    assert result["runtimes"] == {"onnxruntime": "99.1"}
+    assert list(result["failed"]) == ["tflite_runtime"]
+    verifier = {"site/nacl/__init__.py": b'__version__ = "9"\n', "site/nacl/signing.py": b""}
+    alone = archive(files={"bundle.json": b"{}"} | verifier)
+    was = state(board)
+    error = brought(board, alone, imports=["tflite_runtime"], also=["nacl"])["error"]
+    assert "nothing in it can be imported here" in error["message"], "that it brings alone what need not import"
+    assert state(board) == was
+    assert brought(board, alone, imports=["nacl"])["runtimes"] == {"nacl": "9"}
+
+
+def test_a_part_that_was_spoilt_there_is_unpacked_again(board: VirtualBoard) -> None:
+    files = RUNTIME | {"site/nacl/__init__.py": b'__version__ = "9"\n', "site/nacl/signing.py": b""}
+    packed = archive(files=files)
+    brought(board, packed, also=["nacl"])
+    module = board.root / "runtimes" / operation(packed)["sha256"] / "site/nacl/signing.py"
+    module.write_text("this is no Python")
+    assert set(brought(board, packed, also=["nacl"])["runtimes"]) == {"onnxruntime", "nacl"}
+    assert state(board)[2] == []
+
+
 def test_the_next_one_replaces_it(board: VirtualBoard) -> None:
     brought(board, GOOD)
     assert brought(board, OTHER)["runtimes"] == {"onnxruntime": "99.2"}

@@ -162,12 +162,12 @@ def test_board_that_takes_no_file(lab: Lab, board: VirtualBoard, artifact: dict[
     before = files(board)
     if fault == "inodes":
         board.fill_inodes()
+        why = "No space left on device, for its inodes are used up; remove files there"
     else:
         board.set_read_only(True)
-    with (
-        within(),
-        pytest.raises(BoardError, match=rf"^{board.name}: cannot write to {root_of(board)}; [^.]*, or set `root ="),
-    ):
+        why = "Read-only file system; mount it writable"
+    told = rf"^{board.name}: cannot write to {root_of(board)}: {why}[^.]*, or set `root ="
+    with within(), pytest.raises(BoardError, match=told):
         push_to(lab, board, artifact)
     assert files(board) == before == [], "not even the agent was sent"
     board.heal()
