@@ -147,13 +147,13 @@ def deploy(
 ) -> list[Visited[Activated]]:
     """Make on each device the variant active that `select` chooses for it, or the one given.
 
-    Raises PlanError for a phone and for a key that is not there, and EdgeDeployError where nothing qualifies.
+    Raises PlanError for a phone that is named and for a key that is not there, and EdgeDeployError where nothing
+    qualifies.
     """
     given = None if variant is None else project.variants([variant])[0]
-    boards = project.devices(devices)
-    for device in boards:
-        releasing.check_deployable(device)
-    choices = {} if given else {choice.device: choice for choice in select(project, devices, accelerator)}
+    boards = releasing.deployable(project, devices)
+    names = [device.name for device in boards]
+    choices = {} if given or not names else {choice.device: choice for choice in select(project, names, accelerator)}
     variants = {one.id: one for one in project.variants()}
     wanted: dict[str, tuple[Wanted, SigningKey]] = {}
     for device in boards:
@@ -173,7 +173,7 @@ def deploy(
     def action(device: Device) -> Activated:
         return releasing.release(project, device, *wanted[device.name], progress, afresh=afresh)
 
-    return run_over(boards, action)
+    return releasing.over_deployable(project, devices, action)
 
 
 def select(project: Project, devices: Sequence[str] = (), accelerator: str | None = None) -> list[Choice]:
