@@ -57,17 +57,17 @@ class Phone:
         if self.holder.stdout.readline() != "done\n":
             raise NoAdbd(f"the namespace could not: {command}")
 
-    def start_adbd(self) -> None:
-        """Switch the phone on."""
+    def start_adbd(self, name: str = "adbd", port: int = PORT) -> None:
+        """Switch the phone on, or another one beside it."""
         program, libraries, tools = fetch_adbd()
         # adbd hands its own environment on to commands; with what tests have in theirs they would be no phone's
         self._start(
-            "adbd",
+            name,
             [str(program)],
             {
                 "PATH": f"{tools}:{os.defpath}",
                 "HOME": str(self.folder / "home"),
-                "ADBD_PORT": str(PORT),
+                "ADBD_PORT": str(port),
                 "LD_LIBRARY_PATH": libraries,
             },
         )
@@ -75,6 +75,14 @@ class Phone:
     def kill_adbd(self) -> None:
         """Pull the cable."""
         self.tell("kill adbd")
+
+    def hang_adbd(self, name: str) -> None:
+        """Have it take connections and answer nothing, until `wake_adbd`."""
+        self.tell(f"stop {name}")
+
+    def wake_adbd(self, name: str) -> None:
+        """Have it go on where it hung."""
+        self.tell(f"continue {name}")
 
     def start_server(self) -> None:
         """Start the adb server and have it find the phone."""
@@ -95,23 +103,27 @@ class Phone:
         self.tell("kill server")
         (self.folder / "adb").unlink(missing_ok=True)
 
-    def connected(self) -> bool:
-        """Whether the server sees the phone as ready."""
-        for arguments in (["connect", SERIAL], ["-s", SERIAL, "get-state"]):
-            done = subprocess.run(
-                ["adb", *arguments],
-                env=dict(self.environment),
-                capture_output=True,
-                text=True,
-                timeout=START_S,
-                check=False,
-            )
-        return done.stdout.strip() == "device"
+    def connected(self, serial: str = SERIAL) -> bool:
+        """Whether the server sees the phone as ready, or does once it was told to connect."""
+        self.adb("connect", serial)
+        return self.adb("-s", serial, "get-state") == "device"
 
-    def wait(self) -> None:
+    def adb(self, *arguments: str) -> str:
+        """What adb answers to a short command."""
+        done = subprocess.run(
+            ["adb", *arguments],
+            env=dict(self.environment),
+            capture_output=True,
+            text=True,
+            timeout=START_S,
+            check=False,
+        )
+        return done.stdout.strip()
+
+    def wait(self, serial: str = SERIAL) -> None:
         """Until the server sees the phone. Raises NoAdbd."""
         deadline = time.monotonic() + START_S
-        while not self.connected():
+        while not self.connected(serial):
             if time.monotonic() > deadline:
                 raise NoAdbd(f"adbd does not answer: {(self.folder / 'log').read_text()[-500:]}")
             time.sleep(0.1)

@@ -1,8 +1,8 @@
 """Keeps an adbd and an adb server in a network of their own, because this adbd lets in whoever can reach it.
 
 Run by `tools.adbd` as the first process of new user, mount, network and process namespaces: when it ends, all in
-them ends. Lines on standard input: `start NAME JSON`, `kill NAME`, `mount OPTIONS PATH`, `bind FILE PATH`; each
-is answered by a line.
+them ends. Lines on standard input: `start NAME JSON`, `kill NAME`, `stop NAME`, `continue NAME`, `mount OPTIONS PATH`,
+`bind FILE PATH`; each is answered by a line.
 """
 
 from __future__ import annotations
@@ -70,6 +70,8 @@ def main() -> None:
             process = running.pop(rest)
             process.send_signal(signal.SIGKILL)
             process.wait()
+        elif verb in ("stop", "continue"):
+            running[rest].send_signal(signal.SIGSTOP if verb == "stop" else signal.SIGCONT)
         elif verb == "mount":
             mount_memory(*rest.split(" ", 1))
         elif verb == "bind":

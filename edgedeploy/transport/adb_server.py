@@ -11,14 +11,17 @@ import shutil
 import socket
 import subprocess
 import tempfile
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from edgedeploy.errors import ConnectError, TransportTimeout
+from edgedeploy.transport.interruption import check_interrupted
 
 DEFAULT_PORT = 5037
 START_S = 30.0
 CALL_S = 20.0
+TICK_S = 0.1
 MAX_ANSWER_BYTES = 1 << 20
 
 
@@ -36,8 +39,17 @@ class AdbServer:
     is left as it is. All errors name `board`.
     """
 
-    def __init__(self, board: str, port: int | None = None, environment: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self,
+        board: str,
+        port: int | None = None,
+        environment: Mapping[str, str] | None = None,
+        *,
+        tick: Callable[[], None] = check_interrupted,
+    ) -> None:
+        """`tick` is called ten times a second while adb is waited for; what it raises ends the waiting."""
         self.board = board
+        self.tick = tick
         self.environment = dict(os.environ if environment is None else environment)
         if port is not None:
             self.environment.pop("ADB_SERVER_SOCKET", None)
@@ -91,28 +103,36 @@ class AdbServer:
 
         Raises TransportTimeout and ConnectError.
         """
-        command = f"adb {' '.join(arguments)}"
+        deadline = time.monotonic() + timeout_s
         with tempfile.TemporaryFile() as said:
             try:
                 # A file and not a pipe: a server that this very command starts would hold a pipe open for ever.
-                code = subprocess.run(
+                process = subprocess.Popen(
                     [self.binary, *arguments],
                     stdin=subprocess.DEVNULL,
                     stdout=said,
                     stderr=said,
                     env=self.environment,
-                    timeout=timeout_s,
                     start_new_session=True,
-                    check=False,
-                ).returncode
-            except subprocess.TimeoutExpired as error:
-                raise TransportTimeout(
-                    self.board, f"`{command}` did not end within {timeout_s:g} s; `adb kill-server` may help."
-                ) from error
+                )
             except OSError as error:
                 raise ConnectError(self.board, f"{self.binary} does not run: {error.strerror}.") from error
+            try:
+                while process.poll() is None:
+                    if time.monotonic() >= deadline:
+                        command = f"adb {' '.join(arguments)}"
+                        raise TransportTimeout(
+                            self.board, f"`{command}` did not end within {timeout_s:g} s; `adb kill-server` may help."
+                        )
+                    with contextlib.suppress(subprocess.TimeoutExpired):
+                        process.wait(TICK_S)
+                    self.tick()
+            finally:
+                if process.poll() is None:
+                    process.kill()
+                    process.wait()
             said.seek(0)
-            return code, said.read(MAX_ANSWER_BYTES).decode("utf-8", "replace")
+            return process.returncode, said.read(MAX_ANSWER_BYTES).decode("utf-8", "replace")
 
     def _start(self, binary: str) -> None:
         code, said = self.call("start-server", timeout_s=START_S)
