@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from edgedeploy import build as building
-from edgedeploy.board import BoardFacts, open_board
+from edgedeploy.board import BoardFacts
+from edgedeploy.board.bare import open_any_board
 from edgedeploy.build import Built, Failure, again
 from edgedeploy.compress import FineTune, training
 from edgedeploy.deploy import Activated, SigningKey, Wanted, load_key, settled
@@ -245,10 +246,10 @@ def layers(project: Project, name: str, progress: Progress = SILENT) -> LayerErr
 
 
 def probe(project: Project, devices: Sequence[str] = (), *, jobs: int | None = None) -> list[Visited[BoardFacts]]:
-    """Ask boards what they are, `jobs` at a time."""
+    """Ask boards what they are, `jobs` at a time; a phone need not have a Python."""
 
     def action(device: Device) -> BoardFacts:
-        with open_board(device, project.profile(device), project.folder) as board:
+        with open_any_board(device, project.profile(device), project.folder) as board:
             return board.facts
 
     return run_over(project.devices(devices), action, workers=jobs)

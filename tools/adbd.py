@@ -129,7 +129,7 @@ class Phone:
             time.sleep(0.1)
 
     def mount(self, options: str, path: Path) -> None:
-        """Cover a folder, on the phone alone, by a file system of memory: `size=1m`, `ro`."""
+        """Cover a folder, on the phone alone, by a file system of memory: `size=1m`, `ro`, `noexec`."""
         self.tell(f"mount {options} {path}")
 
     def _start(self, name: str, argv: list[str], environment: dict[str, str]) -> None:

@@ -20,6 +20,7 @@ from pathlib import Path
 
 _SIOCGIFFLAGS, _SIOCSIFFLAGS, _IFF_UP = 0x8913, 0x8914, 1
 _MS_BIND = 4096
+_MOUNT_FLAGS = {"ro": 1, "noexec": 8}
 
 
 def loopback_up() -> None:
@@ -33,9 +34,9 @@ def loopback_up() -> None:
 def mount_memory(options: str, path: str) -> None:
     """Mount an empty file system of memory over a folder, seen by what runs in here alone."""
     libc = ctypes.CDLL(None, use_errno=True)
-    read_only = "ro" in options.split(",")
-    sizes = ",".join(option for option in options.split(",") if option != "ro")
-    if libc.mount(b"tmpfs", path.encode(), b"tmpfs", int(read_only), sizes.encode()) != 0:
+    flags = sum(flag for option, flag in _MOUNT_FLAGS.items() if option in options.split(","))
+    sizes = ",".join(option for option in options.split(",") if option not in _MOUNT_FLAGS)
+    if libc.mount(b"tmpfs", path.encode(), b"tmpfs", flags, sizes.encode()) != 0:
         raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()), path)
 
 
