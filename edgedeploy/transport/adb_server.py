@@ -77,6 +77,11 @@ class AdbServer:
         given = self.environment.get("ADB_SERVER_SOCKET")
         return given or f"tcp:localhost:{self.environment.get('ANDROID_ADB_SERVER_PORT') or DEFAULT_PORT}"
 
+    def is_same(self, other: AdbServer) -> bool:
+        """Whether both are one server, however its address is written."""
+        ours, theirs = _endpoint(self.spec), _endpoint(other.spec)
+        return self.spec == other.spec or (ours == theirs and ours[1] is not None)
+
     def acquire(self) -> None:
         """Have a server run until `release`. Raises ConnectError and TransportTimeout."""
         binary = self.binary
@@ -182,9 +187,9 @@ def _open_lock(spec: str, environment: Mapping[str, str]) -> int:
 
 def _endpoint(spec: str) -> tuple[socket.AddressFamily, tuple[str, int] | str | None]:
     """Where to knock; None for an address that is not on this machine or not understood."""
-    match = re.fullmatch(r"tcp:(?:(localhost|127\.0\.0\.1):)?(\d{1,5})", spec)
+    match = re.fullmatch(r"tcp:(?:(?:localhost|127\.0\.0\.1):)?(\d{1,5})", spec)
     if match:
-        return socket.AF_INET, (match[1] or "localhost", int(match[2]))
+        return socket.AF_INET, ("localhost", int(match[1]))
     if spec.startswith("localfilesystem:"):
         return socket.AF_UNIX, spec.partition(":")[2]
     if spec.startswith("localabstract:"):
