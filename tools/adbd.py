@@ -28,12 +28,17 @@ CACHE = ROOT / "build" / "adbd"
 PORT = 7555  # not one of those at which adb looks for emulators by itself
 SERIAL = f"127.0.0.1:{PORT}"
 PACKAGES = ("adbd", "mksh", "toybox")
+ADBD = "usr/lib/android-sdk/platform-tools/adbd"
 START_S = 20.0
 FETCH_S = 180.0
 
 
 class NoAdbd(Exception):
     """Why this machine cannot have one."""
+
+
+class NoNamespaces(NoAdbd):
+    """The kernel, or what this account may do, forbids one; nothing that could be installed mends that."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,7 +163,7 @@ def phone() -> Iterator[Phone]:
         stack.callback(_end, holder)
         assert holder.stdout is not None
         if holder.stdout.readline() != "ready\n":
-            raise NoAdbd("this machine gives no namespaces to users")
+            raise NoNamespaces("this kernel lets this account have no namespaces of its own")
         environment = {
             "PATH": os.environ["PATH"],
             "HOME": str(folder / "home"),
@@ -184,24 +189,31 @@ def _end(holder: subprocess.Popen[str]) -> None:
     holder.stdout.close()
 
 
-@functools.cache
 def fetch_adbd() -> tuple[Path, str, Path]:
     """The program, the value of LD_LIBRARY_PATH that it needs, and a folder of a phone's tools. Raises NoAdbd.
 
     All come from the machine's own Debian.
     """
     tree = CACHE / "root"
-    program = tree / "usr/lib/android-sdk/platform-tools/adbd"
+    program = tree / ADBD
+    if why := _fetched(tree):
+        raise NoAdbd(f"it cannot be fetched from Debian's backports into {tree}: {why} (CONTRIBUTING.md)")
+    folders = sorted({str(path.parent) for path in tree.rglob("*.so*")})
+    return program, os.pathsep.join(folders), tree / "tools"
+
+
+@functools.cache
+def _fetched(tree: Path) -> str:
+    """Have the files lie in `tree`, once for all processes; why they do not, or "". What failed is not tried again."""
     try:
         CACHE.mkdir(parents=True, exist_ok=True)
         with (CACHE / "lock").open("w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
-            if not program.exists():
+            if not (tree / ADBD).exists():
                 _download(tree)
     except (OSError, subprocess.SubprocessError) as error:
-        raise NoAdbd(f"adbd cannot be fetched: {error}") from error
-    folders = sorted({str(path.parent) for path in tree.rglob("*.so*")})
-    return program, os.pathsep.join(folders), tree / "tools"
+        return str(error)
+    return ""
 
 
 def _download(tree: Path) -> None:
