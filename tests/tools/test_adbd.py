@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterator
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
 
 from tests import phones
 from tests.phones import a_phone
 from tools import adbd
-from tools.adbd import NoAdbd, NoNamespaces, Phone, fetch_adbd, phone
+from tools.adbd import NoAdbd, NoNamespaces, fetch_adbd, phone
 
 
 @pytest.fixture
@@ -54,10 +53,8 @@ def test_what_cannot_be_fetched_is_said_and_not_tried_again(
 def test_what_could_be_installed_fails_and_what_the_kernel_forbids_is_skipped(
     monkeypatch: pytest.MonkeyPatch, why: NoAdbd, outcome: type[Exception]
 ) -> None:
-    @contextlib.contextmanager
-    def none() -> Iterator[Phone]:
+    def none() -> NoReturn:
         raise why
-        yield
 
     monkeypatch.setattr(phones, "phone", none)
     with pytest.raises(outcome, match=f"^no adbd: {why}$"), a_phone():
