@@ -87,11 +87,10 @@ class AdbServer:
         binary = self.binary
         lock = _open_lock(self.spec, self.environment)
         try:
-            fcntl.flock(lock, fcntl.LOCK_SH)
+            self._wait_for(lock, fcntl.LOCK_SH)
             if not self.answers():
                 self.fresh = True
-                os.pwrite(lock, b"started", 0)
-                self._start(binary)
+                self._start_once(binary, lock)
         except BaseException:
             self._let_go(lock)
             raise
@@ -139,6 +138,26 @@ class AdbServer:
             said.seek(0)
             return process.returncode, said.read(MAX_ANSWER_BYTES).decode("utf-8", "replace")
 
+    def _start_once(self, binary: str, lock: int) -> None:
+        """Start a server unless another of ours is quicker: of several that adb is told to start at once, most fail."""
+        starting = _open_lock(self.spec, self.environment, "-start")
+        try:
+            self._wait_for(starting, fcntl.LOCK_EX)
+            if not self.answers():
+                os.pwrite(lock, b"started", 0)
+                self._start(binary)
+        finally:
+            os.close(starting)
+
+    def _wait_for(self, lock: int, kind: int) -> None:
+        while True:
+            try:
+                fcntl.flock(lock, kind | fcntl.LOCK_NB)
+                return
+            except BlockingIOError:
+                self.tick()
+                time.sleep(TICK_S)
+
     def _start(self, binary: str) -> None:
         code, said = self.call("start-server", timeout_s=START_S)
         if code != 0 or not self.answers():
@@ -172,14 +191,14 @@ class AdbServer:
             os.close(lock)
 
 
-def _open_lock(spec: str, environment: Mapping[str, str]) -> int:
-    """Shared by all who use the server of that address; it holds a word where one of us started it."""
+def _open_lock(spec: str, environment: Mapping[str, str], what: str = "") -> int:
+    """Shared by all who use the server of that address, or start it; it holds a word where one of us started it."""
     home = environment.get("HOME") or str(Path.home())
     folder = Path(environment.get("XDG_CACHE_HOME") or f"{home}/.cache") / "edgedeploy"
     try:
         folder.mkdir(parents=True, exist_ok=True)
         name = hashlib.sha256(spec.encode()).hexdigest()[:16]
-        return os.open(folder / f"adb-{name}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        return os.open(folder / f"adb-{name}{what}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     except OSError:
         # a home that cannot be written to, as some build machines have
         return os.open(tempfile.gettempdir(), os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC, 0o600)
