@@ -13,7 +13,9 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
-from edgedeploy.board import Board, open_board
+from edgedeploy.board import Board
+from edgedeploy.board.bare import BareBoard, open_any_board
+from edgedeploy.board.runners import KINDS
 from edgedeploy.board.untrusted import printable
 from edgedeploy.errors import EdgeDeployError, PlanError
 from edgedeploy.lab import run_over
@@ -29,6 +31,8 @@ HOST = "this machine"
 JOB_TIMEOUT_S = 300.0
 LEAST_FREE_BYTES = 256 << 20
 LEAST_STORE_BYTES = 1 << 30
+# What the shell needs that pushes files and starts runners where no Python does.
+NATIVE_TOOLS = ("sha256sum", "flock")
 # Beyond this, certificates and signed manifests that are new look as if they were not valid yet.
 CLOCK_LIMIT_S = 60.0
 # `vcgencmd get_throttled`: the low bits say what is so now, those from 16 on what has been so since the start.
@@ -151,17 +155,25 @@ def _keys(project: Project, boards: Sequence[Device]) -> Iterator[Finding]:
 
 
 def _unreachable(device: str, error: EdgeDeployError) -> Finding:
-    """An error is a sentence that says what is wrong and how to mend it; it leads with the board."""
+    return Finding(device, "board", Level.FAULT, *_taken_apart(device, error))
+
+
+def _taken_apart(device: str, error: EdgeDeployError) -> tuple[str, str]:
+    """An error is a sentence that leads with the board, and says what is wrong and how to mend it."""
     text = str(error).removeprefix(f"{device}: ")
     detail, semicolon, mend = text.rpartition("; ")
-    return Finding(device, "board", Level.FAULT, detail if semicolon else text, mend.rstrip(".") if semicolon else "")
+    return (detail, mend.rstrip(".")) if semicolon else (text, "")
 
 
 def _device(project: Project, device: Device) -> Iterator[Finding]:
     kind = project.profile(device)
-    with open_board(device, kind, project.folder) as board:
+    with open_any_board(device, kind, project.folder) as board:
         facts = board.facts
         yield Finding(device.name, "board", Level.OK, f"{facts.machine}, {facts.kernel}, root {board.root}")
+        if isinstance(board, BareBoard):
+            yield from _without_python(project, device, kind, board)
+            yield _space(device.name, board)
+            return
         yield Finding(device.name, "Python", Level.OK, f"{facts.python_version}, {board.python}")
         if facts.has_numpy:
             yield Finding(device.name, "numpy", Level.OK, "packed files can be rebuilt there")
@@ -179,7 +191,39 @@ def _device(project: Project, device: Device) -> Iterator[Finding]:
         yield from _state(device.name, kind, board.result(report, 1))
 
 
-def _space(device: str, board: Board) -> Finding:
+def _without_python(project: Project, device: Device, kind: DeviceProfile, board: BareBoard) -> Iterator[Finding]:
+    """Whether native runners can measure there all the same, as they do on phones."""
+    runners = project.runners.fitting(kind.arch)
+    wanted = dict.fromkeys(runtime.format for runtime in kind.runtimes)
+    no_python, mend = _taken_apart(device.name, board.no_python)
+    tools = ", ".join(f"{name} for {file_format} files" for name, file_format in KINDS.items())
+    add = f"`edgedeploy runtimes add` with one that is built for {kind.arch} ({tools})"
+    if not any(file_format in runners for file_format in wanted):
+        yield Finding(device.name, "Python", Level.FAULT, no_python, f"{mend}; or have a native runner measure: {add}")
+        return
+    if device.scheme == "adb":
+        yield Finding(device.name, "Python", Level.OK, f"{no_python}: native runners measure in its place")
+    else:
+        detail = f"{no_python}: native runners measure in its place, and nothing can be deployed"
+        yield Finding(device.name, "Python", Level.WARNING, detail, mend)
+    for file_format in wanted:
+        if file_format in runners:
+            detail = f"{runners[file_format].kind} measures {file_format} files, on the CPU alone"
+            yield Finding(device.name, f"{file_format} files", Level.OK, detail)
+        else:
+            detail = f"they are not measured: no native runner for {kind.arch} was added"
+            yield Finding(device.name, f"{file_format} files", Level.WARNING, detail, f"{add}, if they are needed")
+    missing = [tool for tool in NATIVE_TOOLS if not board.ask(f"command -v {tool}").strip()]
+    if missing:
+        detail = f"its shell has no {' and no '.join(missing)}, without which no native runner runs there"
+        yield Finding(device.name, "shell", Level.FAULT, detail, "bring it a Python with `edgedeploy provision`")
+    if not board.facts.system.executable:
+        place = board.facts.system.executable_place or "/data/local/tmp"
+        detail = f"no program can be run below {board.root}"
+        yield Finding(device.name, "root", Level.FAULT, detail, f"set `root =` in fleet.toml to a folder in {place}")
+
+
+def _space(device: str, board: Board | BareBoard) -> Finding:
     free, total = board.facts.free_bytes, board.facts.total_bytes
     if free is None or total is None:
         return Finding(device, "space", Level.WARNING, f"the board does not say how much is free in {board.root}", "")

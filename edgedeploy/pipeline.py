@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from edgedeploy import build as building
-from edgedeploy.board import BoardFacts, open_board
+from edgedeploy.board import BoardFacts
+from edgedeploy.board.bare import open_any_board
 from edgedeploy.board.provision import Provisioned
 from edgedeploy.build import Built, Failure, again
 from edgedeploy.compress import FineTune, training
@@ -164,14 +165,13 @@ def deploy(
 ) -> list[Visited[Activated]]:
     """Make on each device the variant active that `select` chooses for it, or the one given.
 
-    `ask` is called for the passphrase of a key that has one.
-    Raises PlanError for a phone and for a key that is not there, and EdgeDeployError where nothing qualifies.
+    `ask` is called for the passphrase of a key that has one. Raises PlanError for a phone that is named and for a key
+    that is not there, and EdgeDeployError where nothing qualifies.
     """
     given = None if variant is None else project.variants([variant])[0]
-    boards = project.devices(devices)
-    for device in boards:
-        releasing.check_deployable(device)
-    choices = {} if given else {choice.device: choice for choice in select(project, devices, accelerator)}
+    boards = releasing.deployable(project, devices)
+    names = [device.name for device in boards]
+    choices = {} if given or not names else {choice.device: choice for choice in select(project, names, accelerator)}
     variants = {one.id: one for one in project.variants()}
     wanted: dict[str, tuple[Wanted, SigningKey]] = {}
     keys: dict[str | None, SigningKey] = {}
@@ -195,7 +195,7 @@ def deploy(
     def action(device: Device) -> Activated:
         return releasing.release(project, device, *wanted[device.name], progress, afresh=afresh)
 
-    return run_over(boards, action)
+    return releasing.over_deployable(project, devices, action)
 
 
 def select(project: Project, devices: Sequence[str] = (), accelerator: str | None = None) -> list[Choice]:
@@ -268,10 +268,10 @@ def layers(project: Project, name: str, progress: Progress = SILENT) -> LayerErr
 
 
 def probe(project: Project, devices: Sequence[str] = (), *, jobs: int | None = None) -> list[Visited[BoardFacts]]:
-    """Ask boards what they are, `jobs` at a time."""
+    """Ask boards what they are, `jobs` at a time; a phone need not have a Python."""
 
     def action(device: Device) -> BoardFacts:
-        with open_board(device, project.profile(device), project.folder) as board:
+        with open_any_board(device, project.profile(device), project.folder) as board:
             return board.facts
 
     return run_over(project.devices(devices), action, workers=jobs)

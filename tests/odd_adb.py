@@ -7,7 +7,7 @@ import os
 import socket
 import struct
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 
 _HEADER = struct.Struct("<6I")
 _A_CNXN, _A_AUTH = 0x4E584E43, 0x48545541
@@ -85,12 +85,12 @@ def silent_adbd() -> Iterator[int]:
 
 
 @contextlib.contextmanager
-def listing_server(lines: str) -> Iterator[int]:
-    """An adb server that answers `adb devices -l` by `lines`, and whatever else by a failure."""
+def listing_server(lines: str, more: Mapping[bytes, bytes] | None = None) -> Iterator[int]:
+    """An adb server that answers `adb devices -l` by `lines`, requests in `more` by theirs, all else by a failure."""
 
     def talk(connection: socket.socket) -> None:
         request = _read(connection, int(_read(connection, 4), 16))
-        answers = {b"host:version": _SERVER_VERSION, b"host:devices-l": lines.encode()}
+        answers = {b"host:version": _SERVER_VERSION, b"host:devices-l": lines.encode(), **(more or {})}
         answer = answers.get(request)
         if answer is None:
             connection.sendall(b"FAIL" + b"0006" + b"closed")

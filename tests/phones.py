@@ -1,4 +1,4 @@
-"""Phones for the tests: a real adbd where this machine can have one, and peers that only say they are phones."""
+"""Phones for the tests: a real adbd, seen through an adb server of its own."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import pytest
 
 from edgedeploy.transport.adb import AdbTransport
-from tools.adbd import SERIAL, NoAdbd, Phone, phone
+from tools.adbd import SERIAL, NoAdbd, NoNamespaces, Phone, phone
 
 # The same phone twice: as it is, and as one from before Android 7, which keeps neither streams nor exit codes.
 PHONE_KINDS = ["adb", "adb-v1"]
@@ -16,12 +16,14 @@ PHONE_KINDS = ["adb", "adb-v1"]
 
 @contextlib.contextmanager
 def a_phone() -> Iterator[Phone]:
-    """A phone, or the test is skipped with the reason."""
+    """A phone. Where it cannot be had the test fails; only what a kernel forbids, and nobody can install, skips it."""
     with contextlib.ExitStack() as stack:
         try:
             found = stack.enter_context(phone())
-        except NoAdbd as why:
+        except NoNamespaces as why:
             pytest.skip(f"no adbd: {why}")
+        except NoAdbd as why:
+            pytest.fail(f"no adbd: {why}", pytrace=False)
         yield found
 
 

@@ -13,9 +13,9 @@ from edgedeploy.records import Device
 from edgedeploy.transport.address import Address
 from edgedeploy.transport.ssh import SshTransport
 from edgedeploy.transport.ssh_link import Deadlines
-from tools.loopback_ssh import Kind, LoopbackServer, find_sshd
+from tools.loopback_ssh import Kind, LoopbackServer
 
-SERVER_KINDS: list[Kind] = ["openssh", "asyncssh"] if find_sshd() else ["asyncssh"]
+SERVER_KINDS: list[Kind] = ["openssh", "asyncssh"]
 
 # Short, so that tests of what never comes are quick; long enough for a busy machine.
 QUICK = Deadlines(connect_s=3, handshake_s=3, login_s=5, silence_s=2)

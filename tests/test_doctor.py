@@ -17,7 +17,10 @@ from edgedeploy.board import Board
 from edgedeploy.doctor import Finding, Level, examine
 from edgedeploy.errors import PlanError
 from edgedeploy.project import Project
+from tests.boards import samples
+from tests.phones import a_phone
 from tests.support.project import PLAN, write_project
+from tools.adbd import SERIAL, Phone
 
 LOCAL = '[[device]]\nname = "here"\nprofile = "x86-64"\naddress = "local:"\n'
 
@@ -63,7 +66,7 @@ def test_a_bare_python_lacks_numpy_and_runtimes(tmp_path: Path, monkeypatch: pyt
 @pytest.mark.fault
 @pytest.mark.parametrize(
     ("keys", "says"),
-    [({"python": "/no/python"}, "no Python"), ({"root": "/proc/nowhere"}, "cannot write to"), ({"profile": "pi5"}, "")],
+    [({"root": "/proc/nowhere"}, "cannot write to"), ({"profile": "pi5"}, "")],
 )
 def test_a_board_that_cannot_be_used_is_one_finding(tmp_path: Path, keys: dict[str, str], says: str) -> None:
     """What keeps the doctor from looking further is told with its mend, and the other boards are looked at."""
@@ -74,6 +77,90 @@ def test_a_board_that_cannot_be_used_is_one_finding(tmp_path: Path, keys: dict[s
     assert says in found["here", "board"].detail
     assert found["here", "board"].mend
     assert "cannot connect" in found["dead", "board"].detail
+
+
+@pytest.mark.fault
+def test_a_board_without_python_and_without_runners(tmp_path: Path) -> None:
+    """Without a Python nothing is measured: both ways to mend that are told, and the space is looked at too."""
+    found = looked(tmp_path, local(tmp_path, python="/no/python"))
+    lack = found["here", "Python"]
+    assert (lack.level, lack.detail) == (Level.FAULT, "no Python: `/no/python` is not there")
+    assert lack.mend.startswith("run `edgedeploy provision`, install python3 on the board, or set `python =` in fleet")
+    assert "or have a native runner measure: `edgedeploy runtimes add` with one that is built for x86_64" in lack.mend
+    assert "benchmark_model for tflite files" in lack.mend
+    assert found["here", "board"].level is found["here", "space"].level is Level.OK
+
+
+def add_runner(folder: Path, monkeypatch: pytest.MonkeyPatch, name: str = "benchmark_model") -> None:
+    tool = folder / name
+    tool.write_text(f"#!/bin/sh\ncat <<'END'\n{samples.text('pixel-8', 'benchmark_model.txt')}\nEND\n")
+    with monkeypatch.context() as patch:
+        patch.setattr("edgedeploy.board.runners.elf_machine", lambda _: "x86_64")
+        Project(folder).runners.add(tool)
+
+
+@pytest.fixture
+def phone_alone(phone: Phone, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """The fleet of a phone that has no Python, as phones have none."""
+    monkeypatch.setenv("ADB_SERVER_SOCKET", phone.environment["ADB_SERVER_SOCKET"])
+    write_project(tmp_path)
+    return local(tmp_path, python="/no/python").replace('"here"', '"phone"').replace("local:", f"adb://{SERIAL}")
+
+
+def test_native_runners_serve_a_phone_without_python(
+    phone_alone: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert looked(tmp_path, phone_alone)["phone", "Python"].level is Level.FAULT
+    add_runner(tmp_path, monkeypatch)
+    found = looked(tmp_path, phone_alone)
+    assert [each for each in found.values() if each.where == "phone" and each.level is Level.FAULT] == []
+    assert found["phone", "Python"] == Finding(
+        "phone",
+        "Python",
+        Level.OK,
+        "no Python: `/no/python` is not there: native runners measure in its place",
+    )
+    assert found["phone", "tflite files"].detail == "benchmark_model measures tflite files, on the CPU alone"
+    assert found["phone", "onnx files"].level is Level.WARNING
+    assert found["phone", "onnx files"].mend.startswith("`edgedeploy runtimes add` with one that is built for x86_64")
+    add_runner(tmp_path, monkeypatch, "onnxruntime_perf_test")
+    assert {each.level for where, each in looked(tmp_path, phone_alone).items() if where[0] == "phone"} == {Level.OK}
+
+
+def test_native_runners_serve_another_board_but_for_deploying(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_project(tmp_path)
+    add_runner(tmp_path, monkeypatch)
+    found = looked(tmp_path, local(tmp_path, python="/no/python"))
+    assert (found["here", "Python"].level, found["here", "tflite files"].level) == (Level.WARNING, Level.OK)
+    assert "nothing can be deployed" in found["here", "Python"].detail
+    assert "edgedeploy provision" in found["here", "Python"].mend
+
+
+@pytest.mark.fault
+def test_a_phone_on_which_no_runner_could_run(
+    phone_alone: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A shell that lacks what starts a runner is told before a measurement fails for it."""
+    add_runner(tmp_path, monkeypatch)
+    monkeypatch.setattr(doctor, "NATIVE_TOOLS", ("sha256sum", "no-such-flock"))
+    fault = looked(tmp_path, phone_alone)["phone", "shell"]
+    assert (fault.level, fault.mend) == (Level.FAULT, "bring it a Python with `edgedeploy provision`")
+    assert fault.detail == "its shell has no no-such-flock, without which no native runner runs there"
+
+
+@pytest.mark.fault
+def test_a_phone_whose_root_runs_no_program(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A root on a file system without execution, as /sdcard is, is told with a place to put it."""
+    write_project(tmp_path)
+    add_runner(tmp_path, monkeypatch)
+    fleet = local(tmp_path, python="/no/python").replace("local:", f"adb://{SERIAL}")
+    (tmp_path / "board").mkdir()
+    with a_phone() as own:
+        monkeypatch.setenv("ADB_SERVER_SOCKET", own.environment["ADB_SERVER_SOCKET"])
+        own.mount("noexec", tmp_path / "board")
+        fault = looked(tmp_path, fleet)["here", "root"]
+    assert (fault.level, fault.detail) == (Level.FAULT, f"no program can be run below {tmp_path / 'board'}")
+    assert fault.mend.startswith("set `root =` in fleet.toml to a folder in /")
 
 
 def test_a_key_that_others_may_read(tmp_path: Path) -> None:

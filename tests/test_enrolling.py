@@ -40,6 +40,13 @@ def test_a_fleet_that_is_not_there_is_begun(tmp_path: Path) -> None:
         (FLEET, {"name": "two words"}, "device.name"),
         (FLEET, {"profile": "pi55"}, r"no device profile `pi55` \(did you mean `pi5`\?\)"),
         (FLEET, {"address": "desk"}, "device.address"),
+        (FLEET, {"address": "local:x"}, "device.address: found 'local:x': it is no address; write `local:`, `ssh://"),
+        (FLEET, {"address": "ssh://two words"}, "device.address: found 'ssh://two words': it is no address"),
+        (
+            FLEET,
+            {"address": "adb://"},
+            "device.address: found 'adb://': it names no phone; `edgedeploy devices discover`",
+        ),
         (FLEET, {"colour": "red"}, "colour"),
         ("device = []", {}, "write its boards as"),
         ("[[device]", {}, "not valid TOML"),

@@ -28,12 +28,17 @@ CACHE = ROOT / "build" / "adbd"
 PORT = 7555  # not one of those at which adb looks for emulators by itself
 SERIAL = f"127.0.0.1:{PORT}"
 PACKAGES = ("adbd", "mksh", "toybox")
+ADBD = "usr/lib/android-sdk/platform-tools/adbd"
 START_S = 20.0
 FETCH_S = 180.0
 
 
 class NoAdbd(Exception):
     """Why this machine cannot have one."""
+
+
+class NoNamespaces(NoAdbd):
+    """The kernel, or what this account may do, forbids one; nothing that could be installed mends that."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,17 +62,17 @@ class Phone:
         if self.holder.stdout.readline() != "done\n":
             raise NoAdbd(f"the namespace could not: {command}")
 
-    def start_adbd(self) -> None:
-        """Switch the phone on."""
+    def start_adbd(self, name: str = "adbd", port: int = PORT) -> None:
+        """Switch the phone on, or another one beside it."""
         program, libraries, tools = fetch_adbd()
         # adbd hands its own environment on to commands; with what tests have in theirs they would be no phone's
         self.start(
-            "adbd",
+            name,
             [str(program)],
             {
                 "PATH": f"{tools}:{os.defpath}",
                 "HOME": str(self.folder / "home"),
-                "ADBD_PORT": str(PORT),
+                "ADBD_PORT": str(port),
                 "LD_LIBRARY_PATH": libraries,
             },
         )
@@ -75,6 +80,14 @@ class Phone:
     def kill_adbd(self) -> None:
         """Pull the cable."""
         self.tell("kill adbd")
+
+    def hang_adbd(self, name: str) -> None:
+        """Have it take connections and answer nothing, until `wake_adbd`."""
+        self.tell(f"stop {name}")
+
+    def wake_adbd(self, name: str) -> None:
+        """Have it go on where it hung."""
+        self.tell(f"continue {name}")
 
     def start_server(self) -> None:
         """Start the adb server and have it find the phone."""
@@ -96,17 +109,21 @@ class Phone:
         (self.folder / "adb").unlink(missing_ok=True)
 
     def connected(self, serial: str = SERIAL) -> bool:
-        """Whether the server sees the phone as ready, or can be made to."""
-        for arguments in (["connect", serial], ["-s", serial, "get-state"]):
-            done = subprocess.run(
-                ["adb", *arguments],
-                env=dict(self.environment),
-                capture_output=True,
-                text=True,
-                timeout=START_S,
-                check=False,
-            )
-        return done.stdout.strip() == "device"
+        """Whether the server sees the phone as ready, or does once it was told to connect."""
+        self.adb("connect", serial)
+        return self.adb("-s", serial, "get-state") == "device"
+
+    def adb(self, *arguments: str) -> str:
+        """What adb answers to a short command."""
+        done = subprocess.run(
+            ["adb", *arguments],
+            env=dict(self.environment),
+            capture_output=True,
+            text=True,
+            timeout=START_S,
+            check=False,
+        )
+        return done.stdout.strip()
 
     def wait(self, serial: str = SERIAL) -> None:
         """Until the server sees the phone. Raises NoAdbd."""
@@ -117,7 +134,7 @@ class Phone:
             time.sleep(0.1)
 
     def mount(self, options: str, path: Path) -> None:
-        """Cover a folder, on the phone alone, by a file system of memory: `size=1m`, `ro`."""
+        """Cover a folder, on the phone alone, by a file system of memory: `size=1m`, `ro`, `noexec`."""
         self.tell(f"mount {options} {path}")
 
     def start(self, name: str, argv: list[str], environment: dict[str, str]) -> None:
@@ -147,7 +164,7 @@ def phone() -> Iterator[Phone]:
         stack.callback(_end, holder)
         assert holder.stdout is not None
         if holder.stdout.readline() != "ready\n":
-            raise NoAdbd("this machine gives no namespaces to users")
+            raise NoNamespaces("this kernel lets this account have no namespaces of its own")
         environment = {
             "PATH": os.environ["PATH"],
             "HOME": str(folder / "home"),
@@ -173,24 +190,31 @@ def _end(holder: subprocess.Popen[str]) -> None:
     holder.stdout.close()
 
 
-@functools.cache
 def fetch_adbd() -> tuple[Path, str, Path]:
     """The program, the value of LD_LIBRARY_PATH that it needs, and a folder of a phone's tools. Raises NoAdbd.
 
     All come from the machine's own Debian.
     """
     tree = CACHE / "root"
-    program = tree / "usr/lib/android-sdk/platform-tools/adbd"
+    program = tree / ADBD
+    if why := _fetched(tree):
+        raise NoAdbd(f"it cannot be fetched from Debian's backports into {tree}: {why} (CONTRIBUTING.md)")
+    folders = sorted({str(path.parent) for path in tree.rglob("*.so*")})
+    return program, os.pathsep.join(folders), tree / "tools"
+
+
+@functools.cache
+def _fetched(tree: Path) -> str:
+    """Have the files lie in `tree`, once for all processes; why they do not, or "". What failed is not tried again."""
     try:
         CACHE.mkdir(parents=True, exist_ok=True)
         with (CACHE / "lock").open("w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
-            if not program.exists():
+            if not (tree / ADBD).exists():
                 _download(tree)
     except (OSError, subprocess.SubprocessError) as error:
-        raise NoAdbd(f"adbd cannot be fetched: {error}") from error
-    folders = sorted({str(path.parent) for path in tree.rglob("*.so*")})
-    return program, os.pathsep.join(folders), tree / "tools"
+        return str(error)
+    return ""
 
 
 def _download(tree: Path) -> None:

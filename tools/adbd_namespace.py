@@ -1,8 +1,8 @@
 """Keeps an adbd and an adb server in a network of their own, because this adbd lets in whoever can reach it.
 
 Run by `tools.adbd` as the first process of new user, mount, network and process namespaces: when it ends, all in
-them ends. Lines on standard input: `start NAME JSON`, `kill NAME`, `mount OPTIONS PATH`, `bind FILE PATH`; each
-is answered by a line.
+them ends. Lines on standard input: `start NAME JSON`, `kill NAME`, `stop NAME`, `continue NAME`, `mount OPTIONS PATH`,
+`bind FILE PATH`; each is answered by a line.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from pathlib import Path
 
 _SIOCGIFFLAGS, _SIOCSIFFLAGS, _IFF_UP = 0x8913, 0x8914, 1
 _MS_BIND = 4096
+_MOUNT_FLAGS = {"ro": 1, "noexec": 8}
 
 
 def loopback_up() -> None:
@@ -33,9 +34,9 @@ def loopback_up() -> None:
 def mount_memory(options: str, path: str) -> None:
     """Mount an empty file system of memory over a folder, seen by what runs in here alone."""
     libc = ctypes.CDLL(None, use_errno=True)
-    read_only = "ro" in options.split(",")
-    sizes = ",".join(option for option in options.split(",") if option != "ro")
-    if libc.mount(b"tmpfs", path.encode(), b"tmpfs", int(read_only), sizes.encode()) != 0:
+    flags = sum(flag for option, flag in _MOUNT_FLAGS.items() if option in options.split(","))
+    sizes = ",".join(option for option in options.split(",") if option not in _MOUNT_FLAGS)
+    if libc.mount(b"tmpfs", path.encode(), b"tmpfs", flags, sizes.encode()) != 0:
         raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()), path)
 
 
@@ -70,6 +71,8 @@ def main() -> None:
             process = running.pop(rest)
             process.send_signal(signal.SIGKILL)
             process.wait()
+        elif verb in ("stop", "continue"):
+            running[rest].send_signal(signal.SIGSTOP if verb == "stop" else signal.SIGCONT)
         elif verb == "mount":
             mount_memory(*rest.split(" ", 1))
         elif verb == "bind":

@@ -150,7 +150,7 @@ def _start(
     if server.kind == "openssh":
         sshd = find_sshd()
         if sshd is None:
-            raise FileNotFoundError("there is no sshd here")
+            raise FileNotFoundError("there is no sshd here (Debian: openssh-server)")
         if os.getuid() == 0:
             Path("/run/sshd").mkdir(mode=0o755, exist_ok=True)  # sshd wants it when it runs as root
         config = server.folder / "sshd_config"

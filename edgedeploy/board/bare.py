@@ -10,12 +10,11 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from edgedeploy.board.bundle import agent_bundle
-from edgedeploy.board.facts import BoardFacts, check_machine, check_root, parse_probe, probe_command
+from edgedeploy.board.facts import BoardFacts, check_root
 from edgedeploy.board.push import HASHED_BYTES_PER_S, PushResult, check_space
-from edgedeploy.board.session import COMMAND_TIMEOUT_S, PROBE_TIMEOUT_S, adding_up, transfer_timeout_s
+from edgedeploy.board.session import COMMAND_TIMEOUT_S, Board, adding_up, fitting_board, probe, transfer_timeout_s
 from edgedeploy.board.untrusted import plain
-from edgedeploy.errors import BoardError, LeaseError, TransferError, TransportError
+from edgedeploy.errors import BoardError, LeaseError, NoPython, TransferError, TransportError
 from edgedeploy.records import Device, DeviceProfile
 from edgedeploy.transport import Completed, Transport, open_transport
 
@@ -74,11 +73,12 @@ class Wanted:
 
 
 class BareBoard:
-    """A board that answers and fits its profile, but has no Python."""
+    """A board that answers and fits its profile, but has no Python; `no_python` says so, with the mend."""
 
-    def __init__(self, transport: Transport, facts: BoardFacts) -> None:
+    def __init__(self, transport: Transport, facts: BoardFacts, no_python: NoPython) -> None:
         self.transport = transport
         self.facts = facts
+        self.no_python = no_python
         self.root = facts.root
 
     @property
@@ -178,19 +178,19 @@ def _moves(files: Sequence[Wanted], temporaries: Mapping[str, str]) -> Iterator[
 
 
 @contextmanager
-def open_bare_board(device: Device, profile: DeviceProfile, base: Path) -> Iterator[BareBoard]:
-    """Connect to a board that has no Python, and make sure that it is what its profile says.
+def open_any_board(device: Device, profile: DeviceProfile, base: Path) -> Iterator[Board | BareBoard]:
+    """Connect to a board, with or without a Python, and make sure in one round trip that it is what its profile says.
 
-    Raises PlanError, TransportError or BoardError.
+    Paths in `device` are relative to `base`. Raises PlanError, TransportError or BoardError.
     """
     with open_transport(device, base) as transport:
-        command = probe_command(device.root, "python3", agent_bundle()[1])
-        probed = transport.run(command, timeout_s=PROBE_TIMEOUT_S, check=False)
-        facts = parse_probe(plain(probed.stdout.decode("utf-8", "replace")))
-        check_machine(facts, device, profile)
-        check_root(
-            facts,
-            device.name,
-            "to a folder that is and from which programs may be run, on a phone below /data/local/tmp",
-        )
-        yield BareBoard(transport, facts)
+        facts = probe(transport, device)
+        board: Board | BareBoard
+        place = ""
+        try:
+            board = fitting_board(transport, facts, device, profile)
+        except NoPython as error:
+            board = BareBoard(transport, facts, error)
+            place = "to a folder that is and from which programs may be run, on a phone below /data/local/tmp"
+        check_root(facts, device.name, place)
+        yield board

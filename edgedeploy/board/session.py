@@ -181,11 +181,15 @@ def open_board(device: Device, profile: DeviceProfile, base: Path) -> Iterator[B
 
     Paths in `device` are relative to `base`. Raises PlanError, TransportError or BoardError.
     """
-    python = python_of(device)
     with open_transport(device, base) as transport:
-        facts = probe(transport, device)
-        check_facts(facts, device, profile, python)
-        yield Board(transport, facts, facts.python or python, facts.interpreter)
+        yield fitting_board(transport, probe(transport, device), device, profile)
+
+
+def fitting_board(transport: Transport, facts: BoardFacts, device: Device, profile: DeviceProfile) -> Board:
+    """The board behind an open transport. Raises BoardError where it is not what its profile says."""
+    python = python_of(device)
+    check_facts(facts, device, profile, python)
+    return Board(transport, facts, facts.python or python, facts.interpreter)
 
 
 def python_of(device: Device) -> str:

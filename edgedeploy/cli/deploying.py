@@ -17,7 +17,6 @@ from edgedeploy.errors import PlanError
 
 if TYPE_CHECKING:
     from edgedeploy.project import Project
-    from edgedeploy.records import Device
 
 All = Annotated[bool, typer.Option("--all", help="All devices of fleet.toml.")]
 Key = Annotated[
@@ -38,12 +37,12 @@ def _passphrase(prompt: str) -> str:
         return ""
 
 
-def named(project: Project, names: list[str], *, every: bool) -> list[Device]:
-    """The devices named, or all where that is asked for: what changes boards wants them said."""
+def named(project: Project, names: list[str], *, every: bool) -> list[str]:
+    """The names given, none where all devices are asked for: what changes boards wants one of both said."""
     if bool(names) == every:
         there = ", ".join(device.name for device in project.fleet.devices) or "none yet"
         raise PlanError(f"name devices with --device, or say --all, and not both; there: {there}.")
-    return project.devices(names)
+    return names
 
 
 @app.command()
@@ -70,7 +69,7 @@ def deploy(
     from edgedeploy.project import Project
 
     opened = Project(project)
-    names = [one.name for one in named(opened, device, every=every)]
+    names = named(opened, device, every=every)
     with output.progress() as progress:
         visits = pipeline.deploy(opened, names, variant, key, accelerator, progress, afresh=afresh, ask=asking())
     raise typer.Exit(print_activated(visits, as_json=as_json))
@@ -88,11 +87,12 @@ def rollback(
     The board verifies it first and puts it to the test like a new one.
     """
     from edgedeploy.cli.releases import print_activated
-    from edgedeploy.lab import releasing, run_over
+    from edgedeploy.lab import releasing
     from edgedeploy.project import Project
 
     opened = Project(project)
-    visits = run_over(named(opened, device, every=every), partial(releasing.roll_back, opened))
+    names = named(opened, device, every=every)
+    visits = releasing.over_deployable(opened, names, partial(releasing.roll_back, opened))
     raise typer.Exit(print_activated(visits, as_json=as_json))
 
 
@@ -109,13 +109,13 @@ def status(
     some are not.
     """
     from edgedeploy.cli.releases import print_status
-    from edgedeploy.lab import releasing, run_over
+    from edgedeploy.lab import releasing
     from edgedeploy.project import Project
 
     opened = Project(project)
-    devices = opened.devices(device)
-    visits = [] if offline else run_over(devices, partial(releasing.status, opened))
-    stored = {one.name: opened.store.releases(one.name) for one in devices}
+    look = (lambda _: None) if offline else partial(releasing.status, opened)
+    visits = releasing.over_deployable(opened, device, look)
+    stored = {one.device: None if one.passed_over else opened.store.releases(one.device) for one in visits}
     raise typer.Exit(print_status(visits, stored, as_json=as_json))
 
 
@@ -132,12 +132,14 @@ def gc(
 ) -> None:
     """Remove from boards what no release needs.
 
-    Old objects, caches, agents, runtimes and uploads. The active release, the one before and what is under way stay.
+    Old objects, caches, agents, runtimes and uploads, on phones too where they have a Python. The active release, the
+    one before and what is under way stay.
     """
     from edgedeploy.cli.releases import print_collected
-    from edgedeploy.lab import releasing, run_over
+    from edgedeploy.lab import releasing
     from edgedeploy.project import Project
 
     opened = Project(project)
-    action = partial(releasing.collect, opened, dry_run=dry_run, grace_s=3600.0 * keep_hours)
-    raise typer.Exit(print_collected(run_over(named(opened, device, every=every), action), as_json=as_json))
+    names = named(opened, device, every=every)
+    visits = releasing.collect(opened, names, dry_run=dry_run, grace_s=3600.0 * keep_hours)
+    raise typer.Exit(print_collected(visits, as_json=as_json))

@@ -245,7 +245,8 @@ def listed(fleet: Fleet, probed: Sequence[Visited[BoardFacts]], *, as_json: bool
         last = ", ".join(device.tags)
         if device.name in said:
             facts = said[device.name].value
-            last = "no" if facts is None else f"{facts.machine}, Python {facts.python_version}, {facts.kernel}"
+            python = f"Python {facts.python_version}" if facts and facts.python_version else "no Python"
+            last = "no" if facts is None else f"{facts.machine}, {python}, {facts.kernel}"
         kind = fleet.profile(device).title
         table.add_row(device.name, device.profile, kind, device.address, last)
     out.print(table)

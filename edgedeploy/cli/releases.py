@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from rich.markup import escape
 
 from edgedeploy.cli.console import out, print_json
-from edgedeploy.cli.visits import print_errors, visit_record
+from edgedeploy.cli.visits import print_errors, print_passed_over, visit_record
 from edgedeploy.cli.words import bytes_text, milliseconds
 from edgedeploy.errors import ExitCode
 from edgedeploy.lab import worst_exit_code
@@ -40,27 +40,24 @@ def print_activated(visits: Sequence[Visited[Activated]], *, as_json: bool) -> i
         _line(f"{done.device}: release {done.number}, {done.variant}, is active{took}{beside}{was}.")
         for note in done.notes:
             _line(f"  {note}")
+    print_passed_over(visits)
     return print_errors(visits)
 
 
 def print_status(
-    visits: Sequence[Visited[BoardReleases]], stored: Mapping[str, BoardReleases | None], *, as_json: bool
+    visits: Sequence[Visited[BoardReleases | None]], stored: Mapping[str, BoardReleases | None], *, as_json: bool
 ) -> int:
     """What each board has, or had when it was last seen; exit code 1 where files strayed from what was signed."""
-    failed = {visited.device: str(visited.error) for visited in visits if visited.error is not None}
     if as_json:
-        print_json(
-            [
-                {"device": name, "error": failed.get(name), "releases": asdict(seen) if seen else None}
-                for name, seen in stored.items()
-            ]
-        )
-    seen_now = {visited.device for visited in visits if visited.value is not None}
-    for name, seen in stored.items() if not as_json else ():
+        print_json([_record(visited, releases=stored[visited.device]) for visited in visits])
+    for visited in visits if not as_json else ():
+        name, seen = visited.device, stored[visited.device]
+        if visited.passed_over:
+            continue
         if seen is None:
             _line(f"{name}: never seen by `deploy` or `status`.")
             continue
-        when = "" if name in seen_now else f" (as of {seen.seen_at})"
+        when = "" if visited.value is not None else f" (as of {seen.seen_at})"
         trust = f"trusts {seen.trusted}" if seen.trusted else "not enrolled"
         if seen.current is None:
             _line(f"{name}: no release is active{when}; {trust}.")
@@ -75,6 +72,8 @@ def print_status(
                 )
         if seen.recovered:
             _line(f"  last set right after a crash: {seen.recovered}")
+    if not as_json:
+        print_passed_over(visits)
     code = print_errors(visits)
     strayed = any(release.drift for seen in stored.values() if seen for release in (seen.current,) if release)
     return code or (ExitCode.NOTHING_QUALIFIES if strayed else ExitCode.DONE)
@@ -91,6 +90,7 @@ def print_collected(visits: Sequence[Visited[Collected]], *, as_json: bool) -> i
             _line(f"{done.device}: {will} {done.count}, {freed} {bytes_text(done.freed_bytes)}.")
             for name in done.removed:
                 _line(f"  {name}")
+    print_passed_over(visits)
     return print_errors(visits)
 
 
@@ -101,6 +101,7 @@ def print_enrolled(visits: Sequence[Visited[Enrolled]], *, as_json: bool) -> int
     for visited in visits:
         if (done := visited.value) is not None:
             _line(f"{done.device}: takes releases of the key {done.key} ({done.fingerprint}) alone.")
+    print_passed_over(visits)
     return print_errors(visits)
 
 
@@ -140,10 +141,10 @@ def _line(text: str) -> None:
 
 
 def _records(visits: Sequence[Visited[Any]]) -> int:
-    print_json(
-        [
-            visit_record(visited) | {"result": asdict(visited.value) if visited.value is not None else None}
-            for visited in visits
-        ]
-    )
+    print_json([_record(visited, result=visited.value) for visited in visits])
     return worst_exit_code(visits)
+
+
+def _record(visited: Visited[Any], **more: Any) -> dict[str, Any]:
+    told = {name: None if value is None else asdict(value) for name, value in more.items()}
+    return visit_record(visited) | {"passed_over": visited.passed_over or None} | told

@@ -66,13 +66,13 @@ def enrol(
     """
     from edgedeploy import deploy
     from edgedeploy.cli.releases import print_enrolled
-    from edgedeploy.lab import releasing, run_over
+    from edgedeploy.lab import releasing
     from edgedeploy.project import Project
 
     opened = Project(project)
     loaded = deploy.load_key(key or opened.plan.deploy.key, asking())
-    devices = named(opened, device, every=every)
-    visits = run_over(devices, partial(releasing.enrol, opened, key=loaded, replaces=replaces))
+    names = named(opened, device, every=every)
+    visits = releasing.over_deployable(opened, names, partial(releasing.enrol, opened, key=loaded, replaces=replaces))
     raise typer.Exit(print_enrolled(visits, as_json=as_json))
 
 
@@ -91,11 +91,12 @@ def rotate(
     """
     from edgedeploy import deploy
     from edgedeploy.cli.releases import print_enrolled
-    from edgedeploy.lab import releasing, run_over
+    from edgedeploy.lab import releasing
     from edgedeploy.project import Project
 
     opened = Project(project)
     ask = asking()
     old, fresh = deploy.load_key(key or opened.plan.deploy.key, ask), deploy.load_key(to, ask)
-    visits = run_over(named(opened, device, every=every), partial(releasing.rotate, opened, old=old, new=fresh))
+    names = named(opened, device, every=every)
+    visits = releasing.over_deployable(opened, names, partial(releasing.rotate, opened, old=old, new=fresh))
     raise typer.Exit(print_enrolled(visits, as_json=as_json))

@@ -14,6 +14,13 @@ def visit_record(visited: Visited[Any]) -> dict[str, Any]:
     return {"device": visited.device, "error": str(visited.error) if visited.error else None}
 
 
+def print_passed_over(visits: Sequence[Visited[Any]]) -> None:
+    """Why devices were left alone, a line each."""
+    for visited in visits:
+        if visited.passed_over:
+            print(f"{visited.device}: {visited.passed_over}.")
+
+
 def print_errors(visits: Sequence[Visited[Any]]) -> int:
     """Why visits failed, a sentence each on stderr; returns the exit code of all of them."""
     for visited in visits:

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from edgedeploy.errors import PlanError, TransportError
 from edgedeploy.records import Device, DeviceProfile
-from edgedeploy.transport import Transport
-from edgedeploy.transport.adb_devices import parse_devices
+from edgedeploy.transport import Transport, adb_server_port
+from edgedeploy.transport.adb_devices import matching, parse_devices
 from edgedeploy.transport.adb_server import AdbServer, find_adb
 from edgedeploy.transport.address import parse_address
 from edgedeploy.transport.ssh_config import host_aliases
@@ -48,14 +49,16 @@ def discover(
 ) -> tuple[list[Candidate], list[str]]:
     """Boards on adb and hosts of ssh_config that are not among `known`, and notes on what could not be looked at.
 
-    Nothing is connected to but adb's own server. Raises PlanError for an ssh_config that cannot be read.
+    Nothing is connected to but adb's own server. Raises PlanError for an ssh_config that cannot be read, and for a
+    phone in the fleet whose address is none.
     """
+    known = list(known)
     notes: list[str] = []
-    addresses = {_comparable(device.address) for device in known}
+    hosts = {_without_user(device.address) for device in known if device.scheme == "ssh"}
     names = {device.name for device in known}
     found = []
-    for candidate in [*_on_adb(profiles, notes), *_in_ssh_config(ssh_config)]:
-        if _comparable(candidate.address) in addresses:
+    for candidate in [*_on_adb(known, profiles, notes), *_in_ssh_config(ssh_config)]:
+        if _without_user(candidate.address) in hosts:
             continue
         found.append(_renamed(candidate, names))
         names.add(found[-1].name)
@@ -90,7 +93,7 @@ def _words(text: str) -> set[str]:
     return set(re.findall(r"[a-z0-9]+", text.casefold()))
 
 
-def _on_adb(profiles: Mapping[str, DeviceProfile], notes: list[str]) -> list[Candidate]:
+def _on_adb(known: Sequence[Device], profiles: Mapping[str, DeviceProfile], notes: list[str]) -> list[Candidate]:
     if find_adb() is None:
         notes.append("adb is not installed, so phones were not looked for")
         return []
@@ -106,8 +109,13 @@ def _on_adb(profiles: Mapping[str, DeviceProfile], notes: list[str]) -> list[Can
         return []
     if code:
         notes.append("`adb devices` failed, so phones were not looked for")
+    listed = parse_devices(said)
+    in_fleet = [phone for wanted in _wanted_of(known, server) for phone in matching(wanted, listed)]
+    serials = Counter(phone.serial for phone in listed)
     found = []
-    for phone in parse_devices(said):
+    for phone in listed:
+        if phone in in_fleet:
+            continue
         serial, state = phone.serial[:MAX_TEXT], phone.state.partition(" (")[0]
         named_by_adb = dict(each.split(":", 1) for each in phone.about)
         model = named_by_adb.get("model", "").replace("_", " ")
@@ -117,8 +125,20 @@ def _on_adb(profiles: Mapping[str, DeviceProfile], notes: list[str]) -> list[Can
         )
         profile = named or ("android-arm64" if "android-arm64" in phones else None)
         why = "" if state == "device" else _ADB_STATES.get(state, state)
-        found.append(Candidate(_name(model or serial), f"adb://{serial}", f"adb: {model or serial}", profile, why))
+        # makers that give all their phones one serial leave the USB port to tell them apart
+        port = next((each for each in phone.about if each.startswith("usb:")), serial)
+        address = f"adb://{serial if serials[serial] == 1 else port[:MAX_TEXT]}"
+        found.append(Candidate(_name(model or serial), address, f"adb: {model or serial}", profile, why))
     return found
+
+
+def _wanted_of(known: Sequence[Device], server: AdbServer) -> Iterator[str]:
+    """What the fleet calls its phones that are behind that adb server: one serial may be there behind two."""
+    for device in known:
+        if device.scheme == "adb":
+            address = parse_address(device.address, f"device {device.name!r}")
+            if AdbServer(device.name, adb_server_port(device, address)).is_same(server):
+                yield address.host
 
 
 _ADB_STATES = {
@@ -142,7 +162,7 @@ def _in_ssh_config(ssh_config: Path | None) -> list[Candidate]:
     return found
 
 
-def _comparable(address: str) -> str:
+def _without_user(address: str) -> str:
     return re.sub(r"//[^@/]*@", "//", address)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from edgedeploy.board.bare import Wanted, open_bare_board
+from edgedeploy.board.bare import BareBoard, Wanted
 from edgedeploy.board.runners import Runner
 from edgedeploy.lab.visit import Measurement, Visit, unmeasured
 from edgedeploy.profiling.native import profile_natively
@@ -16,12 +16,13 @@ from edgedeploy.records import CPU, Device, DeviceProfile, Format, Variant
 def native_visit(
     project: Project,
     device: Device,
+    board: BareBoard,
     variants: Sequence[Variant],
     runners: Mapping[Format, Runner],
     progress: Progress,
     *,
-    measure: Measurement | None = None,
-    dry_run: bool = False,
+    measure: Measurement | None,
+    dry_run: bool,
 ) -> Visit:
     """Push the variants that a native runner takes, with it, then measure those not yet measured by it.
 
@@ -33,19 +34,18 @@ def native_visit(
     taken = [variant for variant in runnable if variant.name not in left_out]
     latest = project.latest_reports(device, measure.accelerator if measure else CPU)
     wanted = unmeasured(taken, latest, measure, lambda variant: runners[variant.target.format].id) if measure else []
-    with open_bare_board(device, kind, project.folder) as board:
-        progress.step(f"push to {device.name}")
-        pushed = board.push(
-            [*_files(project, taken), *_programs(project, {variant.target.format for variant in taken}, runners)],
-            progress=lambda sent, total: progress.sent(device.name, sent, total),
-            dry_run=dry_run,
-        )
-        if wanted and measure:
-            for report in profile_natively(
-                board, device, kind, wanted, runners, mode=measure.mode, threads=measure.threads, step=progress.step
-            ):
-                project.store.save_report(report)
-                latest[report.variant_id] = report
+    progress.step(f"push to {device.name}")
+    pushed = board.push(
+        [*_files(project, taken), *_programs(project, {variant.target.format for variant in taken}, runners)],
+        progress=lambda sent, total: progress.sent(device.name, sent, total),
+        dry_run=dry_run,
+    )
+    if wanted and measure:
+        for report in profile_natively(
+            board, device, kind, wanted, runners, mode=measure.mode, threads=measure.threads, step=progress.step
+        ):
+            project.store.save_report(report)
+            latest[report.variant_id] = report
     reports = tuple(latest[variant.id] for variant in taken if variant.id in latest)
     names, measured = (tuple(variant.name for variant in some) for some in (taken, wanted))
     return Visit(device.name, names, pushed, reports, measured, tuple(left_out.items()))

@@ -25,11 +25,15 @@ STOP_S = 5.0
 
 @dataclass(frozen=True, slots=True)
 class Visited(Generic[T]):
-    """What came of the action on one device: a value, or the error that says why there is none."""
+    """What came of the action on one device: a value, or the error that says why there is none.
+
+    `passed_over` says why the device was left alone, which is no failure; "" where it was visited.
+    """
 
     device: str
     value: T | None
     error: EdgeDeployError | None
+    passed_over: str = ""
 
 
 def worst_exit_code(visits: Iterable[Visited[Any]]) -> ExitCode:

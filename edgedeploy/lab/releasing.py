@@ -2,16 +2,48 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
+from dataclasses import replace
+from typing import TypeVar
 
 from edgedeploy import deploy
 from edgedeploy.board import Board, open_board
 from edgedeploy.deploy import Activated, Collected, Enrolled, SigningKey, Wanted
-from edgedeploy.errors import BoardError, PlanError
+from edgedeploy.errors import BoardError, NoPython, PlanError
+from edgedeploy.lab.parallel import Visited, run_over
 from edgedeploy.profiling import child_timeout_s, output_tolerance, switched_on
 from edgedeploy.progress import Progress
 from edgedeploy.project import Project
 from edgedeploy.records import BoardReleases, DeploySettings, Device, Outcome, Variant, Verdict
+
+T = TypeVar("T")
+
+# Why a phone that nobody named is left alone.
+NOT_DEPLOYED_TO = "not deployed to: there the app owns its model"
+NOTHING_COLLECTS = (
+    "garbage is collected by a Python, and there is none: `edgedeploy provision` brings one, or remove its root by hand"
+)
+
+
+def deployable(project: Project, names: Sequence[str] = ()) -> list[Device]:
+    """The named devices, or all but the phones. Raises PlanError for a phone that is named."""
+    devices = project.devices(names)
+    for device in devices if names else ():
+        if device.scheme == "adb":
+            raise PlanError(
+                f"device {device.name!r}: phones are measured and not deployed to, for there the app owns its model; "
+                "ship the file that `edgedeploy select` names with the app."
+            )
+    return [device for device in devices if device.scheme != "adb"]
+
+
+def over_deployable(project: Project, names: Sequence[str], action: Callable[[Device], T]) -> list[Visited[T]]:
+    """Do `action` on the devices that `deployable` gives; the phones among all devices are passed over."""
+    done = {visited.device: visited for visited in run_over(deployable(project, names), action)}
+    return [
+        done.get(device.name) or Visited(device.name, None, None, NOT_DEPLOYED_TO) for device in project.devices(names)
+    ]
 
 
 def wanted(
@@ -55,15 +87,6 @@ def wanted(
     return Wanted(variant, files, run, settings, rehearsal, p50_ms)
 
 
-def check_deployable(device: Device) -> None:
-    """Raise PlanError for a phone."""
-    if device.scheme == "adb":
-        raise PlanError(
-            f"device {device.name!r}: phones are measured and not deployed to, for there the app owns its model; "
-            "ship the file that `edgedeploy select` names with the app."
-        )
-
-
 def release(
     project: Project, device: Device, what: Wanted, key: SigningKey, progress: Progress, *, afresh: bool
 ) -> Activated:
@@ -89,10 +112,24 @@ def status(project: Project, device: Device) -> BoardReleases:
     return seen
 
 
-def collect(project: Project, device: Device, *, dry_run: bool, grace_s: float) -> Collected:
-    """Clear away what the board does not need. Raises the errors of a visit."""
-    with _opened(project, device) as board:
-        return deploy.collect(board, device, dry_run=dry_run, grace_s=grace_s)
+def collect(project: Project, names: Sequence[str], *, dry_run: bool, grace_s: float) -> list[Visited[Collected]]:
+    """Clear away what the named boards, or all, do not need: phones too, for what was measured there lies on them.
+
+    A phone without the Python that this takes is passed over where nobody named it.
+    """
+
+    def action(device: Device) -> Collected:
+        with _opened(project, device) as board:
+            return deploy.collect(board, device, dry_run=dry_run, grace_s=grace_s)
+
+    devices = project.devices(names)
+    phones = set() if names else {device.name for device in devices if device.scheme == "adb"}
+    return [
+        replace(visited, error=None, passed_over=NOTHING_COLLECTS)
+        if visited.device in phones and isinstance(visited.error, NoPython)
+        else visited
+        for visited in run_over(devices, action)
+    ]
 
 
 def enrol(project: Project, device: Device, key: SigningKey, replaces: str | None) -> Enrolled:
@@ -112,7 +149,6 @@ def rotate(project: Project, device: Device, old: SigningKey, new: SigningKey) -
 
 
 def _opened(project: Project, device: Device) -> AbstractContextManager[Board]:
-    check_deployable(device)
     return open_board(device, project.profile(device), project.folder)
 
 

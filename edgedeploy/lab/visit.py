@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from edgedeploy.board import PushResult, lying, open_board, push
+from edgedeploy.board import Board, PushResult, lying, push
+from edgedeploy.board.bare import open_any_board
 from edgedeploy.board.bundle import agent_bundle
-from edgedeploy.errors import NoPython
 from edgedeploy.profiling import MODES, Mode, profile
 from edgedeploy.progress import Progress
 from edgedeploy.project import Project
@@ -65,21 +65,23 @@ def visit(
     A board without a Python is measured by native runners where the project has some for it. Raises TransportError,
     BoardError, AgentError or LeaseError. Every report is kept as soon as it is judged.
     """
-    try:
-        return _agent_visit(project, device, variants, progress, measure=measure, dry_run=dry_run)
-    except NoPython:
+    kind = project.profile(device)
+    with open_any_board(device, kind, project.folder) as board:
+        if isinstance(board, Board):
+            return _agent_visit(project, device, board, variants, progress, measure=measure, dry_run=dry_run)
         # The one place where native runners are chosen over the agent: nothing else can run there.
-        runners = project.runners.fitting(project.profile(device).arch)
+        runners = project.runners.fitting(kind.arch)
         if not runners:
-            raise
+            raise board.no_python
         from edgedeploy.lab.native_visit import native_visit
 
-        return native_visit(project, device, variants, runners, progress, measure=measure, dry_run=dry_run)
+        return native_visit(project, device, board, variants, runners, progress, measure=measure, dry_run=dry_run)
 
 
 def _agent_visit(
     project: Project,
     device: Device,
+    board: Board,
     variants: Sequence[Variant],
     progress: Progress,
     *,
@@ -94,27 +96,26 @@ def _agent_visit(
     names = tuple(variant.name for variant in runnable)
     latest = project.latest_reports(device, accelerator)
     wanted = unmeasured(runnable, latest, measure) if measure else []
-    with open_board(device, kind, project.folder) as board:
-        progress.step(f"push to {device.name}")
-        artifacts = {
-            artifact.sha256: project.store.path(artifact)
-            for variant in runnable
-            for artifact in (lying(board, variant), variant.contract, variant.probe)
-        }
-        pushed = push(
-            board,
-            artifacts,
-            progress=lambda sent, total: progress.sent(device.name, sent, total),
-            dry_run=dry_run,
-        )
-        if wanted and measure:
-            on = "" if accelerator == CPU else f", {accelerator}"
-            progress.step(f"profile {len(wanted)} variants on {device.name} ({measure.mode.name}{on})")
-            for report in profile(
-                board, device, kind, wanted, mode=measure.mode, threads=measure.threads, accelerator=accelerator
-            ):
-                project.store.save_report(report)
-                latest[report.variant_id] = report
+    progress.step(f"push to {device.name}")
+    artifacts = {
+        artifact.sha256: project.store.path(artifact)
+        for variant in runnable
+        for artifact in (lying(board, variant), variant.contract, variant.probe)
+    }
+    pushed = push(
+        board,
+        artifacts,
+        progress=lambda sent, total: progress.sent(device.name, sent, total),
+        dry_run=dry_run,
+    )
+    if wanted and measure:
+        on = "" if accelerator == CPU else f", {accelerator}"
+        progress.step(f"profile {len(wanted)} variants on {device.name} ({measure.mode.name}{on})")
+        for report in profile(
+            board, device, kind, wanted, mode=measure.mode, threads=measure.threads, accelerator=accelerator
+        ):
+            project.store.save_report(report)
+            latest[report.variant_id] = report
     reports = tuple(latest[variant.id] for variant in runnable if variant.id in latest)
     measured = tuple(variant.name for variant in wanted)
     return Visit(device.name, names, pushed, reports, measured, tuple(unfit.items()))

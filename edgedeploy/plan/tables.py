@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
 from edgedeploy.plan.values import Mode, Objective
 from edgedeploy.records import CPU, CalibrationMethod, Format, Int8Form, Precision
@@ -18,6 +19,17 @@ PositiveInteger = Annotated[int, Field(gt=0)]
 Wait = Annotated[float, Field(gt=0, le=3600)]
 Command = Annotated[tuple[Annotated[str, Field(max_length=4096)], ...], Field(min_length=1, max_length=64)]
 Unit = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9@:._-]{0,200}$")]
+
+
+def _address(text: str) -> str:
+    if re.fullmatch(r"local:|[a-z]+://\S+", text):
+        return text
+    if text in {"adb:", "adb://"}:
+        # adb takes the only phone where none is named, and another one on the day that another is plugged in
+        raise ValueError(
+            "it names no phone; `edgedeploy devices discover` or `adb devices -l` lists those that adb sees"
+        )
+    raise ValueError("it is no address; write `local:`, `ssh://[user@]host[:port]` or `adb://serial`")
 
 
 class Table(BaseModel):
@@ -127,7 +139,7 @@ class DeviceTable(Table):
 
     name: Name
     profile: str
-    address: Annotated[str, Field(pattern=r"^(local:$|[a-z]+://\S+$)")]
+    address: Annotated[str, AfterValidator(_address)]
     root: str | None = None
     python: str | None = None
     ssh_config: str | None = None

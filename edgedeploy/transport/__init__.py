@@ -95,11 +95,16 @@ def _open_ssh(device: Device, address: Address, base: Path) -> Transport:
     return SshTransport(device.name, address, ssh_config_file(device, base))
 
 
+def adb_server_port(device: Device, address: Address) -> int | None:
+    """Where the adb server of a device listens, by its address or else by its key; None for the user's own server."""
+    return address.server_port or device.adb_server_port
+
+
 def _open_adb(device: Device, address: Address, base: Path) -> Transport:
     from edgedeploy.transport.adb import AdbTransport
 
     del base
-    return AdbTransport(device.name, address.host, address.server_port or device.adb_server_port)
+    return AdbTransport(device.name, address.host, adb_server_port(device, address))
 
 
 TRANSPORTS: Mapping[str, Callable[[Device, Address, Path], Transport]] = {

@@ -16,6 +16,7 @@ from edgedeploy.transport.adb_devices import PASSING, Listed, find, is_network, 
 from edgedeploy.transport.adb_server import AdbServer
 from edgedeploy.transport.adb_shell import SHORT, Ended, ended_v1, ended_v2, input_v1, script_v1, script_v2
 from edgedeploy.transport.interruption import check_interrupted
+from edgedeploy.transport.turns import give_way_if_slow
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -25,8 +26,9 @@ READY_S = 6.0
 FRESH_S = 3.0
 POLL_S = 0.2
 
-# An adb server does not always survive that one phone is connected and disconnected by several at once.
-_DIALLING = threading.Lock()
+# An adb server does not always survive that one phone is connected and disconnected by several at once; by server and
+# phone, for one that does not answer must not keep others from being connected.
+_DIALLING: dict[tuple[str, str], threading.Lock] = {}
 
 # dash calls a missing folder otherwise than every other shell.
 _WRITE = 'case $1 in */*) [ -d "${1%/*}/" ] || { echo "No such file or directory" >&2; exit 1; };; esac; exec cat >"$1"'
@@ -53,13 +55,15 @@ class AdbTransport:
         """`legacy` has the phone treated as one without shell_v2, whatever it says."""
         self.board = board
         self._wanted = wanted
-        self._server = AdbServer(board, server_port, environment)
+        self._server = AdbServer(board, server_port, environment, tick=self._tick)
         self._legacy = legacy
         self._ready_s = ready_s
         self._silence_s = silence_s
         self._serial: str | None = None
+        self._unheard_since: float | None = None
 
     def __enter__(self) -> Self:
+        self._unheard_since = time.monotonic()
         self._server.acquire()
         try:
             self._serial = self._connect()
@@ -195,6 +199,7 @@ class AdbTransport:
                 sink(ended.stdout)
         if ended is None:
             raise self._failure(what, said)
+        self._unheard_since = None
         return ended
 
     def _failure(self, what: str, said: Conversation) -> TransportError:
@@ -232,7 +237,7 @@ class AdbTransport:
             if again and passing and now > deadline - self._ready_s / 2:
                 answer = self._dial(again=True)
                 again = False
-            check_interrupted()
+            self._tick()
             time.sleep(POLL_S)  # a stream of changes would be one more process to end, for a wait of seconds
         if network and not found:
             raise ConnectError(
@@ -246,19 +251,30 @@ class AdbTransport:
 
     def _dial(self, *, again: bool = False) -> str:
         """Have adb connect unless it is; adb tells in words alone, and takes long where nobody answers."""
-        with _DIALLING:
+        lock = _DIALLING.setdefault((self._server.spec, self._wanted), threading.Lock())
+        while not lock.acquire(timeout=POLL_S):
+            self._tick()
+        try:
             if any(one.state == "device" for one in matching(self._wanted, self._listed())):
                 return ""
             if again:
                 # a connection from before the phone restarted stays offline for ever
                 self._server.call("disconnect", self._wanted)
             return self._call_connect()
+        finally:
+            lock.release()
 
     def _call_connect(self) -> str:
         try:
             return self._server.call("connect", self._wanted, timeout_s=2 * self._ready_s)[1].strip()
         except TransportTimeout:
             return "no answer"
+
+    def _tick(self) -> None:
+        """Stop where Ctrl-C says so, and until the phone has answered a command, keep no other board waiting."""
+        check_interrupted()
+        if self._unheard_since is not None:
+            give_way_if_slow(self._unheard_since)
 
     def _listed(self) -> tuple[Listed, ...]:
         return parse_devices(self._server.call("devices", "-l")[1])

@@ -11,7 +11,6 @@ from typing import IO
 
 from edgedeploy.errors import ConnectError, TransferError, TransportTimeout
 from edgedeploy.transport.adb_server import AdbServer
-from edgedeploy.transport.interruption import check_interrupted
 
 CHUNK_BYTES = 1 << 18
 MAX_STREAM_BYTES = 64 << 20
@@ -111,9 +110,7 @@ def converse(
     for thread in threads:
         thread.start()
     try:
-        _wait(
-            process, server.board, what, deadline, timeout_s, silence_s, lambda: sent[0] + outputs[0].read, sent, tick
-        )
+        _wait(process, server, what, deadline, timeout_s, silence_s, lambda: sent[0] + outputs[0].read, sent, tick)
         for thread in threads[:2]:
             thread.join(GRACE_S)
     finally:
@@ -138,7 +135,7 @@ def converse(
 
 def _wait(
     process: subprocess.Popen[bytes],
-    board: str,
+    server: AdbServer,
     what: str,
     deadline: float,
     timeout_s: float,
@@ -153,16 +150,16 @@ def _wait(
             process.wait(max(0.0, min(TICK_S, deadline - time.monotonic())))
             return
         except subprocess.TimeoutExpired:
-            check_interrupted()
+            server.tick()
         now = time.monotonic()
         if tick is not None:
             tick(sent[0])
         if now >= deadline:
-            raise TransportTimeout(board, f"{what} did not end within {timeout_s:g} s and was given up.")
+            raise TransportTimeout(server.board, f"{what} did not end within {timeout_s:g} s and was given up.")
         if moved() != seen:
             seen, seen_at = moved(), now
         elif silence_s is not None and now - seen_at > silence_s:
-            raise TransportTimeout(board, f"nothing moved for {silence_s:g} s during {what}; is the link cut?")
+            raise TransportTimeout(server.board, f"nothing moved for {silence_s:g} s during {what}; is the link cut?")
 
 
 def _feed(pipe: IO[bytes], chunks: Iterable[bytes], sent: list[int]) -> None:

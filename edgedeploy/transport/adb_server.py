@@ -11,14 +11,17 @@ import shutil
 import socket
 import subprocess
 import tempfile
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from edgedeploy.errors import ConnectError, TransportTimeout
+from edgedeploy.transport.interruption import check_interrupted
 
 DEFAULT_PORT = 5037
 START_S = 30.0
 CALL_S = 20.0
+TICK_S = 0.1
 MAX_ANSWER_BYTES = 1 << 20
 
 
@@ -36,8 +39,17 @@ class AdbServer:
     is left as it is. All errors name `board`.
     """
 
-    def __init__(self, board: str, port: int | None = None, environment: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self,
+        board: str,
+        port: int | None = None,
+        environment: Mapping[str, str] | None = None,
+        *,
+        tick: Callable[[], None] = check_interrupted,
+    ) -> None:
+        """`tick` is called ten times a second while adb is waited for; what it raises ends the waiting."""
         self.board = board
+        self.tick = tick
         self.environment = dict(os.environ if environment is None else environment)
         if port is not None:
             self.environment.pop("ADB_SERVER_SOCKET", None)
@@ -65,16 +77,20 @@ class AdbServer:
         given = self.environment.get("ADB_SERVER_SOCKET")
         return given or f"tcp:localhost:{self.environment.get('ANDROID_ADB_SERVER_PORT') or DEFAULT_PORT}"
 
+    def is_same(self, other: AdbServer) -> bool:
+        """Whether both are one server, however its address is written."""
+        ours, theirs = _endpoint(self.spec), _endpoint(other.spec)
+        return self.spec == other.spec or (ours == theirs and ours[1] is not None)
+
     def acquire(self) -> None:
         """Have a server run until `release`. Raises ConnectError and TransportTimeout."""
         binary = self.binary
         lock = _open_lock(self.spec, self.environment)
         try:
-            fcntl.flock(lock, fcntl.LOCK_SH)
+            self._wait_for(lock, fcntl.LOCK_SH)
             if not self.answers():
                 self.fresh = True
-                os.pwrite(lock, b"started", 0)
-                self._start(binary)
+                self._start_once(binary, lock)
         except BaseException:
             self._let_go(lock)
             raise
@@ -91,28 +107,56 @@ class AdbServer:
 
         Raises TransportTimeout and ConnectError.
         """
-        command = f"adb {' '.join(arguments)}"
+        deadline = time.monotonic() + timeout_s
         with tempfile.TemporaryFile() as said:
             try:
                 # A file and not a pipe: a server that this very command starts would hold a pipe open for ever.
-                code = subprocess.run(
+                process = subprocess.Popen(
                     [self.binary, *arguments],
                     stdin=subprocess.DEVNULL,
                     stdout=said,
                     stderr=said,
                     env=self.environment,
-                    timeout=timeout_s,
                     start_new_session=True,
-                    check=False,
-                ).returncode
-            except subprocess.TimeoutExpired as error:
-                raise TransportTimeout(
-                    self.board, f"`{command}` did not end within {timeout_s:g} s; `adb kill-server` may help."
-                ) from error
+                )
             except OSError as error:
                 raise ConnectError(self.board, f"{self.binary} does not run: {error.strerror}.") from error
+            try:
+                while process.poll() is None:
+                    if time.monotonic() >= deadline:
+                        command = f"adb {' '.join(arguments)}"
+                        raise TransportTimeout(
+                            self.board, f"`{command}` did not end within {timeout_s:g} s; `adb kill-server` may help."
+                        )
+                    with contextlib.suppress(subprocess.TimeoutExpired):
+                        process.wait(TICK_S)
+                    self.tick()
+            finally:
+                if process.poll() is None:
+                    process.kill()
+                    process.wait()
             said.seek(0)
-            return code, said.read(MAX_ANSWER_BYTES).decode("utf-8", "replace")
+            return process.returncode, said.read(MAX_ANSWER_BYTES).decode("utf-8", "replace")
+
+    def _start_once(self, binary: str, lock: int) -> None:
+        """Start a server unless another of ours is quicker: of several that adb is told to start at once, most fail."""
+        starting = _open_lock(self.spec, self.environment, "-start")
+        try:
+            self._wait_for(starting, fcntl.LOCK_EX)
+            if not self.answers():
+                os.pwrite(lock, b"started", 0)
+                self._start(binary)
+        finally:
+            os.close(starting)
+
+    def _wait_for(self, lock: int, kind: int) -> None:
+        while True:
+            try:
+                fcntl.flock(lock, kind | fcntl.LOCK_NB)
+                return
+            except BlockingIOError:
+                self.tick()
+                time.sleep(TICK_S)
 
     def _start(self, binary: str) -> None:
         code, said = self.call("start-server", timeout_s=START_S)
@@ -147,14 +191,14 @@ class AdbServer:
             os.close(lock)
 
 
-def _open_lock(spec: str, environment: Mapping[str, str]) -> int:
-    """Shared by all who use the server of that address; it holds a word where one of us started it."""
+def _open_lock(spec: str, environment: Mapping[str, str], what: str = "") -> int:
+    """Shared by all who use the server of that address, or start it; it holds a word where one of us started it."""
     home = environment.get("HOME") or str(Path.home())
     folder = Path(environment.get("XDG_CACHE_HOME") or f"{home}/.cache") / "edgedeploy"
     try:
         folder.mkdir(parents=True, exist_ok=True)
         name = hashlib.sha256(spec.encode()).hexdigest()[:16]
-        return os.open(folder / f"adb-{name}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        return os.open(folder / f"adb-{name}{what}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     except OSError:
         # a home that cannot be written to, as some build machines have
         return os.open(tempfile.gettempdir(), os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC, 0o600)
@@ -162,9 +206,9 @@ def _open_lock(spec: str, environment: Mapping[str, str]) -> int:
 
 def _endpoint(spec: str) -> tuple[socket.AddressFamily, tuple[str, int] | str | None]:
     """Where to knock; None for an address that is not on this machine or not understood."""
-    match = re.fullmatch(r"tcp:(?:(localhost|127\.0\.0\.1):)?(\d{1,5})", spec)
+    match = re.fullmatch(r"tcp:(?:(?:localhost|127\.0\.0\.1):)?(\d{1,5})", spec)
     if match:
-        return socket.AF_INET, (match[1] or "localhost", int(match[2]))
+        return socket.AF_INET, ("localhost", int(match[1]))
     if spec.startswith("localfilesystem:"):
         return socket.AF_UNIX, spec.partition(":")[2]
     if spec.startswith("localabstract:"):

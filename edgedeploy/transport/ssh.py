@@ -20,7 +20,7 @@ from edgedeploy.transport.address import Address
 from edgedeploy.transport.interruption import check_interrupted
 from edgedeploy.transport.ssh_config import Host, resolve
 from edgedeploy.transport.ssh_link import Deadlines, Link, check_alive
-from edgedeploy.transport.turns import give_way
+from edgedeploy.transport.turns import give_way_if_slow
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -37,8 +37,6 @@ PREFETCHED_READS = 64  # as many as OpenSSH's own sftp keeps under way
 CONNECT_ATTEMPTS = 3
 # Later than this a server is silent or far away, and would be so the next time.
 QUICK_REFUSAL_S = 3.0
-# A board that takes longer to let us in is probably dead, and is not to keep others waiting.
-SLOW_ANSWER_S = 1.0
 TICK_S = 0.1
 # How long an operation that was told to stop may take before the whole connection is closed under it.
 GRACE_S = 2.0
@@ -191,8 +189,7 @@ class SshTransport:
         started = time.monotonic()
 
         def tick(told: int) -> int:
-            if time.monotonic() - started > SLOW_ANSWER_S:
-                give_way()
+            give_way_if_slow(started)
             return told
 
         try:

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from contextvars import ContextVar
+
+# A board that takes longer to let us in is probably dead, and is not to keep others waiting.
+SLOW_ANSWER_S = 1.0
 
 _give_way: ContextVar[Callable[[], None] | None] = ContextVar("give_way", default=None)
 
@@ -19,6 +23,12 @@ def give_way() -> None:
     if begin_another is not None:
         _give_way.set(None)
         begin_another()
+
+
+def give_way_if_slow(since: float) -> None:
+    """Let another visit begin where the board has been waited for since a moment (monotonic) that is long past."""
+    if time.monotonic() - since > SLOW_ANSWER_S:
+        give_way()
 
 
 def gave_way() -> bool:

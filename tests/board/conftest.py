@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import platform
-import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -74,8 +73,8 @@ def device(request: pytest.FixtureRequest, root: Path) -> Device:
 def library(tmp_path_factory: pytest.TempPathFactory) -> bytes:
     """A small library that needs no more than `puts` of any C library."""
     # only a compiler makes a real one, and the tests know for these machines alone what it will need
-    if shutil.which("cc") is None or platform.machine() not in {"x86_64", "aarch64"}:
-        pytest.skip("no C compiler")
+    if platform.machine() not in {"x86_64", "aarch64"}:
+        pytest.skip(f"what a library needs on {platform.machine()} is not known")
     folder = tmp_path_factory.mktemp("library")
     (folder / "say.c").write_text('#include <stdio.h>\nint say(void) { return puts("x"); }\n')
     subprocess.run(["cc", "-shared", "-fPIC", "-o", "say.so", "say.c"], cwd=folder, check=True)

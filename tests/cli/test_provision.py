@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
-from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -118,7 +117,6 @@ def test_a_runtime_that_is_not_known(project: Path, capsys: pytest.CaptureFixtur
     assert capsys.readouterr().err.endswith(told)
 
 
-@pytest.mark.skipif(find_spec("onnxruntime") is None, reason="needs the local extra")
 def test_this_machine_lacks_nothing(
     project: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

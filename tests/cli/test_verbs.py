@@ -152,7 +152,7 @@ def test_every_verb_speaks_to_people_too(built: Path, capsys: pytest.CaptureFixt
         (["show", "dense-onnx-fp32"], "n x 64 float32"),
         (["show", "dense-onnx-int8-u8s8"], "Gemm: int8"),
         (["devices"], "local:"),
-        (["devices", "--probe"], "x86_64"),
+        (["devices", "--probe"], "x86_64, Python 3."),
         (["report"], "report.html"),
     ):
         assert main([*argv, *place]) == 0

@@ -17,6 +17,7 @@ from edgedeploy.records import Outcome, Report, Variant
 from tests.deploy.releasing import Built
 from tests.support.project import PLAN, write_project
 from tests.support.records import make_report
+from tools.adbd import SERIAL, Phone
 
 QUICK = "\n[deploy]\nattempts = 1\npause_s = 0\nsteady_s = 0.01\nmax_slowdown = 1000\n"
 
@@ -26,11 +27,13 @@ def config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
 
 
-def fleet(folder: Path, more: str = "") -> str:
+def fleet(folder: Path, more: str = "", python: str = sys.executable) -> str:
+    """This machine as itself, and as a phone whose Python is `python`."""
     return (
         '[[device]]\nname = "here"\nprofile = "x86-64"\naddress = "local:"\n'
         f'root = "{folder / "board"}"\npython = "{sys.executable}"\n{more}'
-        '[[device]]\nname = "phone"\nprofile = "android-arm64"\naddress = "adb://serial"\n'
+        f'[[device]]\nname = "phone"\nprofile = "x86-64"\naddress = "adb://{SERIAL}"\n'
+        f'root = "{folder / "phone"}"\npython = "{python}"\n'
     )
 
 
@@ -106,6 +109,85 @@ def test_the_road_of_releases(project: Project, capsys: pytest.CaptureFixture[st
     assert "here: takes releases of the key next" in capsys.readouterr().out
 
 
+@pytest.fixture
+def with_phone(project: Project, phone: Phone, monkeypatch: pytest.MonkeyPatch) -> Project:
+    """The same where the phone of the fleet is there."""
+    monkeypatch.setenv("ADB_SERVER_SOCKET", phone.environment["ADB_SERVER_SOCKET"])
+    return project
+
+
+PASSED_OVER = "not deployed to: there the app owns its model"
+
+
+def test_a_phone_among_all_is_passed_over(with_phone: Project, capsys: pytest.CaptureFixture[str]) -> None:
+    place = ("--project", str(with_phone.folder))
+    new_key("next")
+    signed = ("--key", "release")
+    for argv, result in (
+        (["deploy", "--all", *signed], "result"),
+        (["deploy", "--all", "--variant", "second", *signed], "result"),
+        (["status"], "releases"),
+        (["status", "--offline"], "releases"),
+        (["rollback", "--all"], "result"),
+        (["keys", "enrol", "--all", *signed], "result"),
+        (["keys", "rotate", "--all", *signed, "--to", "next"], "result"),
+    ):
+        here, phone = run(capsys, *argv, *place)
+        assert (here["device"], here["error"], here["passed_over"]) == ("here", None, None)
+        assert here[result] is not None
+        assert phone == {"device": "phone", "error": None, "passed_over": PASSED_OVER, result: None}
+        if "rotate" in argv:
+            argv = ["keys", "rotate", "--all", "--key", "next", "--to", "release"]
+        assert main([*argv, *place]) == 0
+        told = capsys.readouterr()
+        assert told.out.startswith("here: ")
+        assert told.out.endswith(f"\nphone: {PASSED_OVER}.\n")
+        assert "edgedeploy: " not in told.err
+    assert not (with_phone.folder / "phone").exists()
+
+
+def test_with_phones_alone_there_is_nothing_to_deploy_and_no_error(
+    with_phone: Project, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = with_phone.folder / "fleet.toml"
+    file.write_text("[[device]]" + file.read_text().rpartition("[[device]]")[2])
+    place = ("--project", str(with_phone.folder))
+    for argv in (["deploy", "--all"], ["rollback", "--all"], ["status"]):
+        assert main([*argv, *place]) == 0
+        assert capsys.readouterr().out == f"phone: {PASSED_OVER}.\n"
+
+
+def test_garbage_is_collected_on_a_phone_that_has_a_python(
+    with_phone: Project, capsys: pytest.CaptureFixture[str]
+) -> None:
+    place = ("--project", str(with_phone.folder))
+    run(capsys, "push", *place)
+    pushed = {path.name for path in (with_phone.folder / "phone" / "objects" / "sha256").iterdir()}
+    assert pushed
+    here, phone = run(capsys, "gc", *place, "--all", "--keep-hours", "0", "--dry-run")
+    assert here["result"]["count"] == phone["result"]["count"] == len(pushed)
+    assert main(["gc", *place, "--device", "phone", "--keep-hours", "0"]) == 0
+    assert f"phone: removed {len(pushed)}, freed " in capsys.readouterr().out
+    assert not list((with_phone.folder / "phone" / "objects" / "sha256").iterdir())
+
+
+def test_garbage_on_a_phone_without_a_python_is_one_sentence(
+    with_phone: Project, capsys: pytest.CaptureFixture[str]
+) -> None:
+    place = ("--project", str(with_phone.folder))
+    (with_phone.folder / "fleet.toml").write_text(fleet(with_phone.folder, python="/none/python3"))
+    assert main(["gc", *place, "--all"]) == 0
+    told = capsys.readouterr()
+    assert told.err == ""
+    assert "here: removed 0, " in told.out
+    assert "\nphone: garbage is collected by a Python, and there is none: `edgedeploy provision` brings" in told.out
+    here, phone = run(capsys, "gc", *place, "--all")
+    assert (here["passed_over"], phone["error"], phone["result"]) == (None, None, None)
+    assert phone["passed_over"].startswith("garbage is collected by a Python")
+    assert main(["gc", *place, "--device", "phone"]) == 4
+    assert "phone: no Python: `/none/python3` is not there; run `edgedeploy provision`" in capsys.readouterr().err
+
+
 def test_status_of_a_board_that_is_gone_tells_what_it_had(project: Project, capsys: pytest.CaptureFixture[str]) -> None:
     place = ("--project", str(project.folder))
     run(capsys, "deploy", *place, "--device", "here")
@@ -134,6 +216,10 @@ def test_drift_is_exit_1(project: Project, capsys: pytest.CaptureFixture[str]) -
         (["gc"], 2, "name devices with --device"),
         (["deploy", "--device", "phone"], 2, "phones are measured and not deployed to"),
         (["rollback", "--device", "phone"], 2, "phones are measured and not deployed to"),
+        (["status", "--device", "phone"], 2, "phones are measured and not deployed to"),
+        (["status", "--offline", "--device", "phone"], 2, "phones are measured and not deployed to"),
+        (["keys", "enrol", "--device", "phone"], 2, "phones are measured and not deployed to"),
+        (["deploy", "--device", "here", "--device", "phone"], 2, "phones are measured and not deployed to"),
         (["deploy", "--device", "her"], 2, "no device `her` (did you mean `here`?)"),
         (["deploy", "--device", "here", "--variant", "frist"], 2, "no variant `frist` (did you mean `first`?)"),
         (["deploy", "--device", "here", "--key", "relaese"], 2, "no key `relaese` (did you mean `release`?)"),

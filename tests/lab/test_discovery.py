@@ -4,9 +4,11 @@ from pathlib import Path
 
 import pytest
 
+from edgedeploy.errors import PlanError
 from edgedeploy.lab.discovery import Candidate, discover, suggest_profile
 from edgedeploy.plan import load_profiles
 from edgedeploy.records import Device
+from edgedeploy.transport.adb_server import AdbServer
 from tests.odd_adb import listens
 from tools.loopback_ssh import free_port
 
@@ -68,6 +70,48 @@ def test_phones_and_hosts_that_are_not_in_the_fleet_are_proposed(config: Path) -
         Candidate("desk-pi-2", "ssh://Desk-Pi", str(config), ssh_config=str(config)),
     ]
     assert found[-1].table()["profile"] == "CHOOSE"
+
+
+@pytest.mark.usefixtures("adb")
+@pytest.mark.parametrize(
+    ("here", "address", "port", "same"),
+    [
+        ("tcp:elsewhere:5037", "adb://38181FDJH00AAA", None, True),
+        ("tcp:elsewhere:5037", "adb://model:Pixel_8", None, True),
+        ("tcp:elsewhere:5037", "adb://usb:1-1", None, True),
+        ("tcp:elsewhere:5037", "adb://38181FDJH00AAA?server-port=5037", None, False),
+        ("tcp:elsewhere:5037", "adb://38181FDJH00AAA", 5037, False),
+        ("tcp:elsewhere:5037", "adb://usb:1-11", None, False),
+        ("tcp:5037", "adb://38181FDJH00AAA?server-port=5037", None, True),
+        ("tcp:127.0.0.1:5037", "adb://38181FDJH00AAA", 5037, True),
+        ("tcp:127.0.0.1:5037", "adb://38181FDJH00AAA?server-port=5038", 5037, False),
+        ("localfilesystem:/run/adb", "adb://38181FDJH00AAA?server-port=5037", None, False),
+    ],
+)
+def test_one_serial_behind_two_adb_servers_is_two_phones(
+    config: Path, monkeypatch: pytest.MonkeyPatch, here: str, address: str, port: int | None, same: bool
+) -> None:
+    monkeypatch.setenv("ADB_SERVER_SOCKET", here)
+    monkeypatch.setattr(AdbServer, "answers", lambda _: True)
+    found, _ = discover([Device("known", "pixel-8", address, adb_server_port=port)], PROFILES, config)
+    assert ("adb://38181FDJH00AAA" not in {one.address for one in found}) is same
+    assert "adb://192.168.1.7:5555" in {one.address for one in found}
+
+
+@pytest.mark.usefixtures("adb")
+def test_phones_with_one_serial_are_told_apart_by_their_ports(config: Path, tmp_path: Path) -> None:
+    two = "".join(f"0123 device usb:1-{port} model:Toy transport_id:{port}\n" for port in (2, 4))
+    (tmp_path / "said").write_text("List of devices attached\n" + two)
+    phones = [one for one in discover([], PROFILES, config)[0] if one.address.startswith("adb:")]
+    assert [(one.name, one.address) for one in phones] == [("toy", "adb://usb:1-2"), ("toy-2", "adb://usb:1-4")]
+    known = Device("known", "pixel-8", "adb://usb:1-4")
+    assert next(one.address for one in discover([known], PROFILES, config)[0]) == "adb://usb:1-2"
+
+
+def test_a_phone_of_the_fleet_with_a_bad_address_is_a_mistake(config: Path, adb: Path) -> None:
+    assert adb.exists()
+    with pytest.raises(PlanError, match=r"^device 'known': the address 'adb://-H' should be `adb://SERIAL`"):
+        discover([Device("known", "pixel-8", "adb://-H")], PROFILES, config)
 
 
 def test_what_could_not_be_looked_at_is_said(config: Path, adb: Path) -> None:

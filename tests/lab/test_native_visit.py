@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from edgedeploy.cli import main
 from edgedeploy.cli.output import pushed
 from edgedeploy.errors import NoPython
 from edgedeploy.lab import Visited
@@ -15,6 +18,8 @@ from edgedeploy.profiling import MODES, Mode
 from edgedeploy.progress import SILENT
 from edgedeploy.project import Project
 from edgedeploy.records import Format, Outcome, Precision, Target, Variant
+from edgedeploy.transport import Completed
+from edgedeploy.transport.adb import AdbTransport
 from tests.boards import samples
 from tests.support.project import write_project
 from tests.support.records import make_variant
@@ -79,6 +84,33 @@ def test_runner_measures_what_it_takes_and_only_once(
     assert [report.id for report in again.reports] == [report.id for report in first.reports]
     afresh = visit(project, device, variants, SILENT, measure=replace(QUICK, afresh=True))
     assert afresh.reports[0].id != first.reports[0].id
+
+
+def test_a_phone_without_python_is_connected_to_and_probed_once(
+    project: Project, variants: list[Variant], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    add_runner(project, tmp_path, monkeypatch)
+    opened, names = [], []
+    enter, run = AdbTransport.__enter__, AdbTransport.run
+
+    def entering(transport: AdbTransport) -> AdbTransport:
+        opened.append(transport)
+        return enter(transport)
+
+    def running(transport: AdbTransport, argv: Sequence[str], **options: Any) -> Completed:
+        names.append(argv[3] if len(argv) > 3 else argv[0])
+        return run(transport, argv, **options)
+
+    monkeypatch.setattr(AdbTransport, "__enter__", entering)
+    monkeypatch.setattr(AdbTransport, "run", running)
+    (device,) = project.devices()
+    visit(project, device, variants, SILENT)
+    assert (len(opened), names.count("probe")) == (1, 1)
+
+
+def test_a_phone_without_python_says_what_it_is(project: Project, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["devices", "probe", "--project", str(project.folder)]) == 0
+    assert "x86_64, no Python, Linux " in capsys.readouterr().out
 
 
 def test_push_to_a_phone_without_python_is_told(

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from edgedeploy.board.bare import BareBoard, Wanted, open_bare_board
+from edgedeploy.board.bare import BareBoard, Wanted, open_any_board
 from edgedeploy.board.runners import Runner
 from edgedeploy.errors import BoardError, LeaseError, TransferError, TransportError
 from edgedeploy.profiling.modes import Mode
@@ -64,13 +64,19 @@ def kind() -> DeviceProfile:
 @pytest.fixture
 def device(phone: Phone, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Device:
     monkeypatch.setenv("ADB_SERVER_SOCKET", phone.environment["ADB_SERVER_SOCKET"])
-    return Device("phone", "here", f"adb://{SERIAL}", root=str(tmp_path / "the root"))
+    return bare(tmp_path / "the root")
 
 
 @pytest.fixture
 def board(device: Device, kind: DeviceProfile) -> Iterator[BareBoard]:
-    with open_bare_board(device, kind, Path()) as board:
+    with open_any_board(device, kind, Path()) as board:
+        assert isinstance(board, BareBoard)
         yield board
+
+
+def bare(root: Path) -> Device:
+    """The phone, without a Python."""
+    return Device("phone", "here", f"adb://{SERIAL}", root=str(root), python="/none/python3")
 
 
 def wanted(folder: Path, place: str, content: str, *, executable: bool = False) -> Wanted:
@@ -217,8 +223,9 @@ def test_phone_unplugged_while_it_measures(
     """A phone that goes away while it measures is an error of the link, no variant's result."""
     with a_phone() as own:
         monkeypatch.setenv("ADB_SERVER_SOCKET", own.environment["ADB_SERVER_SOCKET"])
-        device = Device("phone", "here", f"adb://{SERIAL}", root=str(tmp_path / "root"))
-        with open_bare_board(device, kind, Path()) as board:
+        device = bare(tmp_path / "root")
+        with open_any_board(device, kind, Path()) as board:
+            assert isinstance(board, BareBoard)
             threading.Timer(1.0, own.kill_adbd).start()
             started = time.monotonic()
             with pytest.raises(TransportError, match=r"^phone: the link was lost"):

@@ -23,7 +23,7 @@ def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Loop
 
 @pytest.fixture(scope="session")
 def server(servers: dict[str, LoopbackServer]) -> LoopbackServer:
-    """The server that people have, where there is one."""
+    """The server that people have."""
     return servers[SERVER_KINDS[0]]
 
 

@@ -3,7 +3,9 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import threading
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -142,6 +144,24 @@ def test_server_of_ours_ends_with_the_last_process(environment: Mapping[str, str
     assert not listens(port)
 
 
+def test_several_that_need_a_server_at_once_start_one(environment: Mapping[str, str]) -> None:
+    port, together = free_port(), threading.Barrier(8)
+
+    def use(_: int) -> tuple[int, str]:
+        server = AdbServer("board", port, environment)
+        together.wait(20)
+        server.acquire()
+        try:
+            return server.call("devices")
+        finally:
+            together.wait(20)
+            server.release()
+
+    with ThreadPoolExecutor(8) as pool:
+        assert {*pool.map(use, range(8))} == {(0, "List of devices attached\n\n")}
+    assert not listens(port)
+
+
 def test_server_that_was_there_stays(environment: Mapping[str, str]) -> None:
     with listing_server("") as port:
         with pytest.raises(ConnectError), AdbTransport("board", "38DD", port, environment=environment):
@@ -158,8 +178,6 @@ def test_what_is_not_open_says_so(environment: Mapping[str, str], phone: Phone) 
 
 
 def test_several_transports_to_one_phone_at_once() -> None:
-    from concurrent.futures import ThreadPoolExecutor
-
     def one(number: int) -> bytes:
         with transport_to_phone(own) as board:
             return board.run(["echo", str(number)], timeout_s=20).stdout

@@ -137,6 +137,26 @@ def test_phone_that_cannot_be_used_has_a_sentence_of_its_own(
         pass
 
 
+def test_one_of_two_phones_with_one_serial_is_named_by_its_port(home: Mapping[str, str]) -> None:
+    """Of two phones with one serial, the one at the USB port that is named is talked to, by that port and no other."""
+    two = "".join(f"0123 device {PIXEL.format(port=f'1-{i}', id=i)}\n" for i in (2, 4))
+    with (
+        listing_server(two, {b"host-serial:usb:1-4:features": b"shell_v2,cmd"}) as server,
+        soon(15),
+        opened("usb:1-4", server, home),
+    ):
+        pass
+    with (
+        listing_server(
+            two, {b"host-serial:usb:1-2:features": b"shell_v2", b"host-serial:0123:features": b""}
+        ) as server,
+        soon(15),
+        pytest.raises(ConnectError, match=r"^board: the phone does not say what it can do"),
+        opened("usb:1-4", server, home),
+    ):
+        pass
+
+
 def test_without_adb_it_says_how_to_get_it(tmp_path: Path) -> None:
     """A machine without adb is told so before anything is tried."""
     environment = {"PATH": str(tmp_path), "HOME": str(tmp_path)}
@@ -167,7 +187,7 @@ def test_adb_that_is_broken(
 
 @pytest.mark.parametrize("kind", PHONE_KINDS)
 def test_phone_is_unplugged_while_a_command_runs(own_phone: Phone, kind: str) -> None:
-    """A command whose phone goes away ends in ConnectError at once, and after it came back all works again."""
+    """adbd killed under a command ends it in ConnectError at once, and after it came back all works again."""
     with transport_to_phone(own_phone, kind) as board:
         threading.Timer(0.5, own_phone.kill_adbd).start()
         with soon(15), pytest.raises((ConnectError, AuthError), match=r"^board: the link was lost during `sleep`"):
@@ -182,7 +202,7 @@ def test_phone_is_unplugged_while_a_command_runs(own_phone: Phone, kind: str) ->
 def test_link_dies_while_a_file_is_copied(
     own_phone: Phone, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, what: str
 ) -> None:
-    """A copy whose phone or adb server is killed ends in an error soon, starts no server, and can be done again."""
+    """adbd or the adb server killed under a copy is an error soon, starts no server, and the copy can be done again."""
     source, destination = tmp_path / "source", tmp_path / "copy"
     source.write_bytes(os.urandom(64 << 20))
     monkeypatch.setattr("edgedeploy.transport.adb.CHUNK_BYTES", 4096)  # slow enough to be broken midway
@@ -213,7 +233,7 @@ def test_link_dies_while_a_file_is_copied(
 
 @pytest.mark.parametrize("what", ["adbd", "server"])
 def test_link_dies_while_a_file_is_fetched(own_phone: Phone, tmp_path: Path, what: str) -> None:
-    """A fetch that is cut leaves no file behind."""
+    """adbd or the adb server killed under a fetch leaves no file behind."""
     fifo, destination = tmp_path / "fifo", tmp_path / "fetched"
     os.mkfifo(fifo)
     threading.Timer(0.5, own_phone.kill_adbd if what == "adbd" else own_phone.kill_server).start()
