@@ -5,10 +5,10 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
-import subprocess
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    import subprocess
     from collections.abc import Iterator
 
 _SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
@@ -41,6 +41,8 @@ def running(argv: list[str], **options: Any) -> Iterator[subprocess.Popen[bytes]
 
     `options` are those of Popen. Raises OSError where it does not start.
     """
+    import subprocess  # only here: every job stops by signals, few run a program
+
     process = None
     try:
         # A signal between the start of a process and our knowing it would leave it to itself.

@@ -50,7 +50,7 @@ def test_a_short_job_loads_only_what_it_needs() -> None:
     of_ours = {name.rpartition(".")[2] for name in told if name.startswith("edgedeploy.on_device.")}
     assert of_ours == {
         *("agent", "checks", "documents", "facts", "failures", "fields", "interpreter", "limits", "lock", "objects"),
-        *("plain_files", "release_schema", "reply", "schema", "switching", "uploads"),
+        *("plain_files", "release_schema", "reply", "schema", "stopping", "switching", "uploads"),
     }
     assert not {"argparse", "platform", "shutil", "subprocess", "tempfile", "importlib.util"} & set(told)
 
