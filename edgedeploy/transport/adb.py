@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 READY_S = 6.0
 FRESH_S = 3.0
 POLL_S = 0.2
+# How long a phone may take for a command after one to which it never answered, such as what clears up behind that.
+AFTER_SILENCE_S = 5.0
 
 # An adb server does not always survive that one phone is connected and disconnected by several at once; by server and
 # phone, for one that does not answer must not keep others from being connected.
@@ -61,6 +63,7 @@ class AdbTransport:
         self._silence_s = silence_s
         self._serial: str | None = None
         self._unheard_since: float | None = None
+        self._went_silent = False
 
     def __enter__(self) -> Self:
         self._unheard_since = time.monotonic()
@@ -161,15 +164,20 @@ class AdbTransport:
         tick: Callable[[int], None] | None = None,
     ) -> Ended:
         """Run a command to its end. Raises TransportError for whatever goes wrong with the link."""
+        if self._went_silent:
+            timeout_s = min(timeout_s, AFTER_SILENCE_S)
         deadline = time.monotonic() + timeout_s
         token = secrets.token_hex(16)
 
         def talk(*arguments: str, **options: Any) -> Conversation:
             self._check_server()
             target = ["-s", self._open_serial(), *arguments]
-            return converse(
-                self._server, target, what=what, timeout_s=timeout_s, deadline=deadline, silence_s=silence_s, **options
-            )
+            options |= {"what": what, "timeout_s": timeout_s, "deadline": deadline, "silence_s": silence_s}
+            try:
+                return converse(self._server, target, **options)
+            except TransportTimeout:
+                self._went_silent = silence_s is not None  # else it may be the command that takes long
+                raise
 
         if not self._legacy:
             script = script_v2(argv, token)
@@ -199,7 +207,7 @@ class AdbTransport:
                 sink(ended.stdout)
         if ended is None:
             raise self._failure(what, said)
-        self._unheard_since = None
+        self._unheard_since, self._went_silent = None, False
         return ended
 
     def _failure(self, what: str, said: Conversation) -> TransportError:

@@ -175,9 +175,9 @@ def test_a_phone_that_is_lost_while_its_runtime_is_on_the_way(borrowed: Borrowed
             lose()
 
     borrowed.board.shape(rate_mbit=100)
-    with pytest.raises(EdgeDeployError, match=r"^phone: "):
+    with pytest.raises(EdgeDeployError, match=r"^phone: ") as told:
         provision(borrowed.device, borrowed.kind, borrowed.base, progress=progress)
-    assert done
+    assert done, str(told.value)
     borrowed.board.heal()
     assert not borrowed.board.run("/bin/sh", "-c", f"cat {borrowed.root}/runtimes/current 2>/dev/null || true").strip()
     with open_transport(borrowed.device, borrowed.base) as transport:

@@ -231,6 +231,27 @@ def test_link_dies_while_a_file_is_copied(
     assert destination.read_bytes() == source.read_bytes()
 
 
+def test_phone_that_went_silent_is_not_waited_for_again(own_phone: Phone, tmp_path: Path) -> None:
+    """A phone that no longer moves is given up, clearing up behind that takes seconds, and it serves again when back."""
+    source = tmp_path / "source"
+    source.write_bytes(os.urandom(64 << 20))
+    stopped = threading.Event()
+
+    def stop(_: int) -> None:
+        if not stopped.is_set():
+            stopped.set()
+            own_phone.hang_adbd("adbd")
+
+    with transport_to_phone(own_phone, silence_s=2.0) as board:
+        with soon(20), pytest.raises(TransportTimeout, match=r"nothing moved for 2 s"):
+            board.put(source, str(tmp_path / "copy"), timeout_s=60, progress=stop)
+        with soon(15), pytest.raises(TransportTimeout, match=r"did not end within 5 s"):
+            board.run(["rm", "-f", str(tmp_path / "copy")], timeout_s=60)
+        own_phone.wake_adbd("adbd")
+        assert board.run(["echo", "back"], timeout_s=30).stdout == b"back\n"
+        assert board.run(["sh", "-c", "sleep 6; echo slow"], timeout_s=30).stdout == b"slow\n"
+
+
 @pytest.mark.parametrize("what", ["adbd", "server"])
 def test_link_dies_while_a_file_is_fetched(own_phone: Phone, tmp_path: Path, what: str) -> None:
     """adbd or the adb server killed under a fetch leaves no file behind."""
