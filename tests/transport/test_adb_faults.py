@@ -232,7 +232,7 @@ def test_link_dies_while_a_file_is_copied(
 
 
 def test_phone_that_went_silent_is_not_waited_for_again(own_phone: Phone, tmp_path: Path) -> None:
-    """A phone that no longer moves is given up, clearing up behind that takes seconds, and it serves again when back."""
+    """A phone that hangs is given up, clearing up behind that takes seconds, and it serves again once it is back."""
     source = tmp_path / "source"
     source.write_bytes(os.urandom(64 << 20))
     stopped = threading.Event()
