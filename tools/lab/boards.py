@@ -18,6 +18,7 @@ from tools.lab.system import LabError, mounts_below, run, unmount_below
 
 BOOT = Path(__file__).with_name("boot.sh")
 PORTS = {"ssh": 22, "adb": 5555}
+ADB_SERVER = ("127.0.0.1", 5037)
 ANSWER_S = 30.0
 GREETING_S = 10.0
 THROTTLED_CORES = 0.5
@@ -78,6 +79,8 @@ class VirtualBoard:
         write_own_files(self.kind, self.storage / "upper", host_key=host_key, public_keys=public_keys)
         self.group.create(self.kind.memory_bytes)
         self.link.make()
+        if self.kind.link == "adb":
+            self._forget_predecessor()
         self.start()
 
     def destroy(self) -> None:
@@ -217,6 +220,16 @@ class VirtualBoard:
         self.release_disk()
         self.set_read_only(False)
         self.wait()
+
+    def _forget_predecessor(self) -> None:
+        """Have the adb server of this machine, if one runs, end its connection to the phone that was here before.
+
+        It would take this one for it, and wait for answers of a phone that is gone.
+        """
+        request = f"host:disconnect:{self.address}:{self.port}"
+        with suppress(OSError), socket.create_connection(ADB_SERVER, 2) as server:
+            server.sendall(f"{len(request):04x}{request}".encode())
+            server.recv(4)
 
     def _init_pid(self) -> int | None:
         for pid in self.group.pids():
