@@ -55,31 +55,38 @@ def eventually(found: Callable[[], bool], within_s: float) -> bool:
     ],
 )
 def test_each_board_is_a_machine_of_its_own(lab: Lab, name: str, machine: str, model: str) -> None:
-    board = lab.board(name)
-    said = ask(
-        lab,
-        name,
-        "uname -m; hostname; cat /sys/firmware/devicetree/base/model 2>/dev/null; echo; ip -o -4 address; ps ax",
-    )
+    about = "uname -m; hostname; cat /sys/firmware/devicetree/base/model 2>/dev/null; echo; ip -o -4 address; ps ax"
+    with lab.borrow(name) as board:
+        said, routes = ask(lab, name, about), ask(lab, name, "ip route")
     assert said.splitlines()[:2] == [machine, name]
     assert model in said
     assert f"inet {board.address}/24" in said
     assert len({each.address for each in lab.boards.values()}) == len(lab.boards)
     assert "sensor_daemon" not in said
     assert re.search(r"^ *1 .*/usr/sbin/init", said, re.MULTILINE)
-    assert "default" not in ask(lab, name, "ip route")
+    assert "default" not in routes
 
 
-def test_boards_are_bare(lab: Lab) -> None:
-    for name in ("pi4", "jetson", "x86"):
+@pytest.mark.parametrize("name", ["pi4", "jetson", "x86"])
+def test_boards_are_bare(lab: Lab, name: str) -> None:
+    with lab.borrow(name):
         assert ask(lab, name, "python3 -c 'import sys; print(sys.version_info[:2])'") == "(3, 11)"
         assert ask(lab, name, "python3 -c 'import numpy'; echo $?") == "1"
         assert ask(lab, name, "python3 -m pip --version; echo $?") == "1"
-    assert ask(lab, "old", "command -v python3; echo $?") == "127"
 
 
-def test_the_phone_speaks_adb_and_has_no_python(lab: Lab) -> None:
-    phone = lab.board("phone")
+def test_the_old_board_has_no_python(lab: Lab) -> None:
+    with lab.borrow("old"):
+        assert ask(lab, "old", "command -v python3; echo $?") == "127"
+
+
+@pytest.fixture
+def phone(lab: Lab) -> Iterator[VirtualBoard]:
+    with lab.borrow("phone") as board:
+        yield board
+
+
+def test_the_phone_speaks_adb_and_has_no_python(phone: VirtualBoard) -> None:
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     adb = ["adb", "-P", str(port)]
