@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import threading
 import tomllib
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -11,6 +11,7 @@ import pytest
 from edgedeploy.errors import PlanError
 from edgedeploy.plan import load_fleet
 from edgedeploy.plan.enrolling import add_device, device_toml
+from tests.support.at_once import at_once
 
 FLEET = '# mine\n[[device]]\nname = "here"   # this one\nprofile = "x86-64"\naddress = "local:"\n# the end'
 NEW = {"name": "desk", "profile": "pi5", "address": "ssh://pi@desk", "root": '/data/a "b" \\ é\x7f', "tags": ["a", "b"]}
@@ -64,9 +65,5 @@ def test_a_mistake_leaves_the_file_as_it_was(
 
 def test_two_that_add_at_once_both_stay_in(tmp_path: Path) -> None:
     (tmp_path / "fleet.toml").write_text(FLEET)
-    threads = [threading.Thread(target=add_device, args=(tmp_path, NEW | {"name": f"b{n}"})) for n in range(8)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    at_once(*(partial(add_device, tmp_path, NEW | {"name": f"b{n}"}) for n in range(8)))
     assert len(tomllib.loads((tmp_path / "fleet.toml").read_text())["device"]) == 9

@@ -186,11 +186,10 @@ def open_any_board(device: Device, profile: DeviceProfile, base: Path) -> Iterat
     with open_transport(device, base) as transport:
         facts = probe(transport, device)
         board: Board | BareBoard
-        place = ""
         try:
             board = fitting_board(transport, facts, device, profile)
         except NoPython as error:
-            board = BareBoard(transport, facts, error)
             place = "to a folder that is and from which programs may be run, on a phone below /data/local/tmp"
-        check_root(facts, device.name, place)
+            check_root(facts, device.name, place)
+            board = BareBoard(transport, facts, error)
         yield board

@@ -8,7 +8,7 @@ from typing import Any
 
 from edgedeploy.board.elf import version_of
 from edgedeploy.board.facts import BoardFacts, machine_of
-from edgedeploy.board.runtime_choice import Description
+from edgedeploy.board.runtime_choice import VERIFIER, VERIFIER_MODULE, Description
 from edgedeploy.board.untrusted import printable
 
 
@@ -66,6 +66,7 @@ def describe(facts: BoardFacts, told: Mapping[str, Any] | None) -> Description:
     # A Python that was provisioned, and what imports there, is no part of the board: it is what may be replaced.
     usable = told is not None and facts.loader is None
     verifier = told.get("verifier", "") if told and usable else ""
+    its_own = verifier != VERIFIER_MODULE or VERIFIER not in brought
     return Description(
         machine=machine_of(facts),
         libc=libc,
@@ -74,7 +75,7 @@ def describe(facts: BoardFacts, told: Mapping[str, Any] | None) -> Description:
         python_bits=told["word_bits"] if told and usable else None,
         glibcxx=version_of(libraries.get("libstdc++.so.6", "").removeprefix("GLIBCXX_")),
         libraries=frozenset(libraries),
-        verifies=facts.system.has_ssh_keygen or bool(verifier and not (verifier == "nacl" and "pynacl" in brought)),
+        verifies=facts.system.has_ssh_keygen or bool(verifier and its_own),
         present={name: version for name, version in _packages(told).items() if name not in brought} if usable else {},
     )
 

@@ -84,7 +84,7 @@ trouble=$(
   exec 2>&1
   if ! [ -d "$root/agents" ] || ! [ -d "$root/tmp" ] || ! [ -d "$root/objects/sha256" ]; then
     mkdir -p -- "$root/agents" "$root/tmp" "$root/objects/sha256"
-  fi && cd -- "$root" && root=$(pwd -P) && : > "$root/tmp/probe.$$" && echo writable
+  fi && cd -- "$root" && : > "tmp/probe.$$" && echo writable
 )
 if [ "${{trouble%writable}}" = "$trouble" ]; then
   say trouble "$(printf '%s\n' "$trouble" | tail -n 1)"

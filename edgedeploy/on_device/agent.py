@@ -264,6 +264,6 @@ def _stop_at_end_of_input() -> None:
     except OSError:
         pass  # no standard input at all: nobody holds the other end
     os.kill(os.getpid(), signal.SIGTERM)
-    # The main thread may sit in a call that no signal ends, such as a write to a dead disk. Workers die with us.
-    time.sleep(_GRACE_S)
+    time.sleep(_GRACE_S)  # so long the main thread may clear up, and its end ends this thread with it
+    # It sits in a call that no signal ends, such as a write to a dead disk. Workers die with us.
     os._exit(128 + signal.SIGTERM)

@@ -43,6 +43,7 @@ class Sampler:
     def idle(self) -> Window:
         """Wait until the source has seen an idle board for long enough, and return that window."""
         start_ns = time.monotonic_ns()
+        # Nothing is waited for but readings of a board that does nothing.
         time.sleep(max(1.0, _LEAST_READINGS / self.source.rate_hz))
         return start_ns, time.monotonic_ns()
 

@@ -156,7 +156,7 @@ class AdbServer:
                 return
             except BlockingIOError:
                 self.tick()
-                time.sleep(TICK_S)
+                time.sleep(TICK_S)  # to wait in flock itself would keep Ctrl-C from this thread
 
     def _start(self, binary: str) -> None:
         code, said = self.call("start-server", timeout_s=START_S)

@@ -18,6 +18,7 @@ from edgedeploy.records import Device, DeviceProfile
 from edgedeploy.transport.address import Address
 from edgedeploy.transport.ssh import SshTransport
 from tests.servers import QUICK, Cable, client_config
+from tests.support.at_once import at_once
 from tests.support.records import make_variant
 from tools.loopback_ssh import LoopbackServer
 
@@ -201,11 +202,7 @@ def test_two_pushers_at_once(device: Device, profile: DeviceProfile, root: Path,
             except EdgeDeployError as error:
                 results.append(error)
 
-    threads = [threading.Thread(target=one) for _ in range(2)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    at_once(one, one)
     assert [type(result) for result in results] == [PushResult, PushResult]
     assert whole(root, artifacts)
 

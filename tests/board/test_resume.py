@@ -19,6 +19,7 @@ from edgedeploy.board.bundle import agent_bundle
 from edgedeploy.errors import TransferError
 from edgedeploy.records import Device, DeviceProfile
 from tests.board.test_push import artifact, objects, push_to, whole
+from tests.support.at_once import at_once
 
 TOKEN = "0123456789abcdef"
 SIZE = 5 << 20
@@ -178,11 +179,7 @@ def test_two_pushers_go_on_from_one_leftover(
             both.wait(30)
             results.append(push(board, one))
 
-    threads = [threading.Thread(target=pusher) for _ in range(2)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    at_once(pusher, pusher)
     assert len(results) == 2
     assert whole(root, one)
 

@@ -19,6 +19,7 @@ from edgedeploy.errors import AgentError, BoardError, EdgeDeployError, LeaseErro
 from edgedeploy.on_device.reply import find_frame, frame
 from edgedeploy.records import Device, DeviceProfile
 from edgedeploy.transport import Completed, Transport
+from tests.support.at_once import at_once
 
 EMPTY = {"op": "inventory", "objects": dict[str, int]()}
 
@@ -132,11 +133,7 @@ def test_two_hosts_install_the_agent_at_once(device: Device, profile: DeviceProf
             except EdgeDeployError as error:
                 outcomes.append(error)
 
-    threads = [threading.Thread(target=one) for _ in range(2)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    at_once(one, one)
     assert outcomes == [[], []]
     content, digest = agent_bundle()
     assert [path.name for path in (root / "agents").iterdir()] == [f"{digest}.pyz"]

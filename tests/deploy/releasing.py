@@ -6,11 +6,13 @@ import json
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from edgedeploy.board import Board
 from edgedeploy.deploy import Run, SigningKey, settled
 from edgedeploy.deploy.manifest import write_manifest
 from edgedeploy.on_device.sshsig import MANIFEST_NAMESPACE
@@ -22,6 +24,31 @@ from tests.support.records import make_variant
 
 DEVICE = Device("kitchen", "box", "local:")
 KILLING = Path(__file__).with_name("killing.py")
+
+# The active release and the one before, as they are at first and after release 3.
+OLD, NEW = (2, 1), (3, 2)
+# Every step of activating release 3, as killing.py names it, and what an end there comes to.
+ACTIVATING = [
+    ("mkdir:.new-3:after:1", OLD),
+    ("link:model.onnx:after:1", OLD),
+    ("rename:releases/3:before:1", OLD),
+    ("rename:releases/3:after:1", OLD),
+    ("replace:releases/highest:before:1", OLD),
+    ("replace:releases/highest:after:1", OLD),
+    ("replace:journal.json:before:1", OLD),
+    ("replace:journal.json:after:1", OLD),
+    ("symlink:.current.next:after:1", OLD),
+    ("replace:/current:before:1", OLD),
+    ("replace:/current:after:1", OLD),
+    ("replace:/1.json:after:1", OLD),  # on probation, about to load the model
+    ("replace:journal.json:before:2", OLD),  # proven, and not yet written down
+    ("replace:journal.json:after:2", NEW),
+    ("replace:/previous:before:1", NEW),
+    ("replace:/previous:after:1", NEW),
+    ("rename:.new-gone-1:after:1", NEW),
+    ("unlink:journal.json:before:1", NEW),
+    ("unlink:journal.json:after:1", NEW),
+]
 
 
 @dataclass(frozen=True)
@@ -68,6 +95,14 @@ def build(name: str, folder: Path, *, wrong: bool = False) -> Built:
 
 def run_of(p50_ms: float | None = None) -> Run:
     return Run(1, "cpu", None, 1e-3, 60.0, p50_ms)
+
+
+def until_idle(board: Board, limit_s: float) -> None:
+    """Wait until nobody is at work on the board any more."""
+    deadline = time.monotonic() + limit_s
+    while board.result(board.run_job([{"op": "releases"}], timeout_s=limit_s), 0)["busy"]:
+        assert time.monotonic() < deadline
+        time.sleep(0.1)  # the board tells nobody when it is done: it must be asked again
 
 
 class Kitchen:

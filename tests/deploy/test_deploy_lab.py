@@ -19,8 +19,9 @@ from edgedeploy.deploy import Activated, SigningKey, Wanted
 from edgedeploy.errors import BoardError, EdgeDeployError, TransportError
 from edgedeploy.plan import load_fleet
 from edgedeploy.records import BoardReleases, Device, DeviceProfile
-from tests.deploy.releasing import Built
+from tests.deploy.releasing import Built, until_idle
 from tests.deploy.test_activation import wanted
+from tests.support.flapping import flapping
 
 if TYPE_CHECKING:
     from tools.lab import Lab, VirtualBoard
@@ -60,11 +61,8 @@ class Aboard:
 
     def active(self) -> int:
         """The active release, whole, once nobody is at work on the board any more."""
-        deadline = time.monotonic() + DEADLINE_S
         with self.opened() as board:
-            while board.result(board.run_job([{"op": "releases"}], timeout_s=DEADLINE_S), 0)["busy"]:
-                assert time.monotonic() < deadline
-                time.sleep(0.2)  # the board tells nobody when it is done: it must be asked again
+            until_idle(board, DEADLINE_S)
         seen = self.look()
         assert seen.current is not None
         assert seen.current.drift == ()
@@ -183,22 +181,9 @@ def test_a_disk_that_takes_no_manifest(
 
 def test_a_link_that_flaps_all_the_while(aboard: Aboard, second: Built, key: SigningKey, tmp_path: Path) -> None:
     """A link that goes and comes every second ends in one whole release and in no error but one of the link."""
-    over = threading.Event()
-
-    def flap() -> None:
-        while not over.wait(1.0):
-            aboard.board.cut()
-            over.wait(0.4)
-            aboard.board.link.plug()
-
-    flapping = threading.Thread(target=flap)
-    flapping.start()
-    try:
-        with suppress(TransportError):
-            aboard.activate(wanted(second, tmp_path), key)
-    finally:
-        over.set()
-        flapping.join()
+    with flapping(aboard.board) as link, suppress(TransportError):
+        link.start()
+        aboard.activate(wanted(second, tmp_path), key)
     aboard.board.restore()
     assert aboard.active() in (1, 2)
     aboard.activate(wanted(second, tmp_path), key)

@@ -18,7 +18,7 @@ from edgedeploy.board import Board, open_board
 from edgedeploy.deploy import SigningKey
 from edgedeploy.records import Device
 from edgedeploy.transport.local import LocalTransport
-from tests.deploy.releasing import Built
+from tests.deploy.releasing import Built, until_idle
 from tests.deploy.test_activation import KIND, activate, anywhere, begun, device, local, look, running, server, wanted
 
 __all__ = ["anywhere", "begun", "device", "local", "running", "server"]
@@ -81,11 +81,8 @@ def kill_once(mark: Path) -> None:
 
 def settled_number(device: Device) -> int | None:
     """The active release once nobody is at work any more."""
-    deadline = time.monotonic() + 60
     with open_board(device, KIND, Path()) as board:
-        while board.result(board.run_job([{"op": "releases"}], timeout_s=60), 0)["busy"]:
-            assert time.monotonic() < deadline
-            time.sleep(0.1)
+        until_idle(board, 60)
     seen = look(device)
     assert seen.current is None or seen.current.drift == ()
     return None if seen.current is None else seen.current.number

@@ -12,38 +12,14 @@ import psutil
 import pytest
 
 from edgedeploy.records import DeploySettings
-from tests.deploy.releasing import Built, Kitchen, plain_environment
+from tests.deploy.releasing import ACTIVATING, NEW, OLD, Built, Kitchen, plain_environment
 
-OLD, NEW = (2, 1), (3, 2)
 DEADLINE = pytest.mark.timeout(60)
 
 
 @DEADLINE
 @pytest.mark.fault
-@pytest.mark.parametrize(
-    ("point", "ends"),
-    [
-        ("mkdir:.new-3:after:1", OLD),
-        ("link:model.onnx:after:1", OLD),
-        ("rename:releases/3:before:1", OLD),
-        ("rename:releases/3:after:1", OLD),
-        ("replace:releases/highest:before:1", OLD),
-        ("replace:releases/highest:after:1", OLD),
-        ("replace:journal.json:before:1", OLD),
-        ("replace:journal.json:after:1", OLD),
-        ("symlink:.current.next:after:1", OLD),
-        ("replace:/current:before:1", OLD),
-        ("replace:/current:after:1", OLD),
-        ("replace:/1.json:after:1", OLD),  # on probation, about to load the model
-        ("replace:journal.json:before:2", OLD),  # proven, and not yet written down
-        ("replace:journal.json:after:2", NEW),
-        ("replace:/previous:before:1", NEW),
-        ("replace:/previous:after:1", NEW),
-        ("rename:.new-gone-1:after:1", NEW),
-        ("unlink:journal.json:before:1", NEW),
-        ("unlink:journal.json:after:1", NEW),
-    ],
-)
+@pytest.mark.parametrize(("point", "ends"), ACTIVATING)
 def test_power_lost_while_activating(kitchen: Kitchen, third: Built, point: str, ends: tuple[int, int]) -> None:
     """An agent that dies at any step of an activation leaves a board that the next operation sets right."""
     kitchen.kill_at(point, kitchen.operation(3, third))

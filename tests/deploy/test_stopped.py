@@ -11,10 +11,9 @@ import psutil
 import pytest
 
 from edgedeploy.records import DeploySettings
-from tests.deploy.releasing import Built, Kitchen
+from tests.deploy.releasing import ACTIVATING, OLD, Built, Kitchen
 
 pytestmark = [pytest.mark.fault, pytest.mark.timeout(60)]
-OLD, NEW = (2, 1), (3, 2)
 
 
 def lying(kitchen: Kitchen) -> tuple[int, int]:
@@ -28,23 +27,7 @@ def lying(kitchen: Kitchen) -> tuple[int, int]:
     return current, previous
 
 
-@pytest.mark.parametrize(
-    ("point", "ends"),
-    [
-        ("mkdir:.new-3:after:1", OLD),
-        ("link:model.onnx:after:1", OLD),
-        ("rename:releases/3:after:1", OLD),
-        ("replace:journal.json:after:1", OLD),
-        ("symlink:.current.next:after:1", OLD),
-        ("replace:/current:after:1", OLD),
-        ("replace:/1.json:after:1", OLD),  # on probation, about to load the model
-        ("replace:journal.json:before:2", OLD),  # proven, and not yet written down
-        ("replace:journal.json:after:2", NEW),
-        ("replace:/previous:before:1", NEW),
-        ("rename:.new-gone-1:after:1", NEW),
-        ("unlink:journal.json:after:1", NEW),
-    ],
-)
+@pytest.mark.parametrize(("point", "ends"), ACTIVATING)
 def test_stopped_while_activating(kitchen: Kitchen, third: Built, point: str, ends: tuple[int, int]) -> None:
     """SIGTERM at any step takes the activation back before the agent ends, or completes what was proven."""
     kitchen.kill_at(f"{point}:SIGTERM", kitchen.operation(3, third))

@@ -5,10 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import threading
-import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -18,6 +16,8 @@ from edgedeploy.errors import BoardError, TransferError, TransportError
 from edgedeploy.plan import load_fleet
 from edgedeploy.profiling.judge import void_reason
 from edgedeploy.records import Repetition, Snapshot
+from tests.support.deadlines import soon
+from tests.support.flapping import flapping
 from tests.tools.test_lab_boards import eventually
 from tools.lab import Lab, VirtualBoard
 
@@ -78,47 +78,29 @@ def files(board: VirtualBoard) -> list[str]:
     return sorted(said.splitlines())
 
 
-@contextmanager
-def within(limit_s: float = DEADLINE_S) -> Iterator[None]:
-    started = time.monotonic()
-    yield
-    assert time.monotonic() - started < limit_s
-
-
 def arrives_whole(lab: Lab, board: VirtualBoard, files: dict[str, Path]) -> None:
     """The next push, to the mended board, brings everything."""
     push_to(lab, board, files)
     assert objects(board) == {sha256: sha256 for sha256 in files}
 
 
-def test_link_cut_in_the_middle(lab: Lab, board: VirtualBoard, artifact: dict[str, Path]) -> None:
-    """A cable pulled during a push is an error of the link in time, leaves no object, and the next push heals it."""
+@pytest.mark.parametrize("fault", ["link cut", "ssh server killed"])
+def test_link_lost_in_the_middle(lab: Lab, board: VirtualBoard, artifact: dict[str, Path], fault: str) -> None:
+    """A cable pulled, or a server that dies, during a push is told in time, leaves no object, and the next heals it."""
     board.shape(rate_mbit=20)
-    with within(), pytest.raises(TransportError, match=rf"^{board.name}: "):
-        push_to(lab, board, artifact, board.cut)
+    with soon(DEADLINE_S), pytest.raises(TransportError, match=rf"^{board.name}: "):
+        push_to(lab, board, artifact, board.cut if fault == "link cut" else board.kill_sshd)
     assert objects(board) == {}
     board.restore()
+    board.wait()
     arrives_whole(lab, board, artifact)
 
 
 def test_link_that_flaps(lab: Lab, board: VirtualBoard, artifact: dict[str, Path]) -> None:
     """A link that goes and comes every second ends in a whole object or in an error of the link, never in a part."""
     board.shape(rate_mbit=20)
-    over = threading.Event()
-
-    def flap() -> None:
-        while not over.wait(1.0):
-            board.cut()
-            over.wait(0.4)
-            board.link.plug()
-
-    flapping = threading.Thread(target=flap)
-    try:
-        with within(), suppress(TransportError):
-            push_to(lab, board, artifact, flapping.start)
-    finally:
-        over.set()
-        flapping.join()
+    with soon(DEADLINE_S), flapping(board) as link, suppress(TransportError):
+        push_to(lab, board, artifact, link.start)
     assert set(objects(board).items()) <= {(sha256, sha256) for sha256 in artifact}
     board.restore()
     arrives_whole(lab, board, artifact)
@@ -127,7 +109,7 @@ def test_link_that_flaps(lab: Lab, board: VirtualBoard, artifact: dict[str, Path
 def test_link_that_is_slow_and_far(lab: Lab, board: VirtualBoard, artifact: dict[str, Path]) -> None:
     """A link of 20 Mbit/s with 50 ms each way and 1 % loss is slow and no error: the object arrives whole."""
     board.shape(delay_ms=50, loss=0.01, rate_mbit=20)
-    with within():
+    with soon(DEADLINE_S):
         push_to(lab, board, artifact)
     board.restore()
     assert objects(board) == {sha256: sha256 for sha256 in artifact}
@@ -136,7 +118,7 @@ def test_link_that_is_slow_and_far(lab: Lab, board: VirtualBoard, artifact: dict
 def test_reboot_in_the_middle(lab: Lab, board: VirtualBoard, artifact: dict[str, Path]) -> None:
     """A board that loses power during a push is an error of the link in time; the board then takes the next push."""
     board.shape(rate_mbit=20)
-    with within(), pytest.raises(TransportError, match=rf"^{board.name}: "):
+    with soon(DEADLINE_S), pytest.raises(TransportError, match=rf"^{board.name}: "):
         push_to(lab, board, artifact, board.stop)
     board.reboot()
     assert objects(board) == {}
@@ -148,7 +130,7 @@ def test_disk_that_fills_up_in_the_middle(lab: Lab, board: VirtualBoard, artifac
     """A disk that others fill during a push is told, leaves no object, and is no obstacle once it is free again."""
     board.shape(rate_mbit=20)
     refusal = rf"^{board.name}: copying to \S+ failed: the board gives no reason; its disk may be full\.$"
-    with within(), pytest.raises(TransferError, match=refusal):
+    with soon(DEADLINE_S), pytest.raises(TransferError, match=refusal):
         push_to(lab, board, artifact, board.fill_disk)
     assert [file for file in files(board) if not file.startswith("agents/")] == []
     board.heal()
@@ -167,21 +149,10 @@ def test_board_that_takes_no_file(lab: Lab, board: VirtualBoard, artifact: dict[
         board.set_read_only(True)
         why = "Read-only file system; mount it writable"
     told = rf"^{board.name}: cannot write to {root_of(board)}: {why}[^.]*, or set `root ="
-    with within(), pytest.raises(BoardError, match=told):
+    with soon(DEADLINE_S), pytest.raises(BoardError, match=told):
         push_to(lab, board, artifact)
     assert files(board) == before == [], "not even the agent was sent"
     board.heal()
-    arrives_whole(lab, board, artifact)
-
-
-def test_ssh_server_killed_in_the_middle(lab: Lab, board: VirtualBoard, artifact: dict[str, Path]) -> None:
-    """An SSH server that dies during a push is an error of the link, leaves no object, and the next push heals it."""
-    board.shape(rate_mbit=20)
-    with within(), pytest.raises(TransportError, match=rf"^{board.name}: "):
-        push_to(lab, board, artifact, board.kill_sshd)
-    assert objects(board) == {}
-    board.restore()
-    board.wait()
     arrives_whole(lab, board, artifact)
 
 

@@ -9,6 +9,8 @@ import time
 from contextlib import suppress
 from pathlib import Path
 
+from edgedeploy.errors import EdgeDeployError
+from edgedeploy.transport.adb_server import AdbServer
 from tools.lab.cgroups import Cgroup
 from tools.lab.hardware import write_hardware, write_own_files
 from tools.lab.kinds import BoardKind
@@ -18,7 +20,6 @@ from tools.lab.system import LabError, mounts_below, run, unmount_below
 
 BOOT = Path(__file__).with_name("boot.sh")
 PORTS = {"ssh": 22, "adb": 5555}
-ADB_SERVER = ("127.0.0.1", 5037)
 ANSWER_S = 30.0
 GREETING_S = 10.0
 THROTTLED_CORES = 0.5
@@ -226,10 +227,10 @@ class VirtualBoard:
 
         It would take this one for it, and wait for answers of a phone that is gone.
         """
-        request = f"host:disconnect:{self.address}:{self.port}"
-        with suppress(OSError), socket.create_connection(ADB_SERVER, 2) as server:
-            server.sendall(f"{len(request):04x}{request}".encode())
-            server.recv(4)
+        server = AdbServer(self.name)
+        with suppress(EdgeDeployError):  # no adb on this machine, or none that answers: it has no connection either
+            if server.answers():
+                server.call("disconnect", f"{self.address}:{self.port}")
 
     def _init_pid(self) -> int | None:
         for pid in self.group.pids():
