@@ -127,7 +127,7 @@ def left_over(board: VirtualBoard) -> str:
 def test_a_board_that_cannot_take_it(borrowed: Borrowed, fault: str) -> None:
     """A board whose disk is full or read-only is told so, and holds no part of a runtime afterwards."""
     if fault == "full disk":
-        borrowed.board.fill_disk(60 << 20)
+        borrowed.board.disk.fill(60 << 20)
     else:
         borrowed.board.set_read_only(True)
     complaint = "not enough space: the runtime takes" if fault == "full disk" else "cannot write to"

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from edgedeploy.board import Board
 from edgedeploy.deploy import Run, SigningKey, settled
@@ -21,6 +22,9 @@ from edgedeploy.records import Artifact, DeploySettings, Device, Format, Variant
 from tests.on_device import models
 from tests.on_device.virtual_board import VirtualBoard, sha256
 from tests.support.records import make_variant
+
+if TYPE_CHECKING:
+    from tools.lab.storage import Disk
 
 DEVICE = Device("kitchen", "box", "local:")
 KILLING = Path(__file__).with_name("killing.py")
@@ -48,6 +52,31 @@ ACTIVATING = [
     ("rename:.new-gone-1:after:1", NEW),
     ("unlink:journal.json:before:1", NEW),
     ("unlink:journal.json:after:1", NEW),
+]
+
+# Steps of taking release 3 back, because its application is unwell: always to the old state.
+TAKING_BACK = [
+    "replace:journal.json:before:2",
+    "replace:journal.json:after:2",
+    "replace:/current:before:2",
+    "replace:/current:after:2",
+    "rename:.new-gone-3:before:1",
+    "rename:.new-gone-3:after:1",
+    "unlink:journal.json:before:1",
+    "unlink:journal.json:after:1",
+]
+# A step of activating release 3, one of recovering from an end there, and what an end at both comes to.
+RECOVERING = [
+    ("replace:/1.json:after:1", "replace:/current:after:1", OLD),
+    ("replace:/1.json:after:1", "unlink:journal.json:before:1", OLD),
+    ("replace:/previous:before:1", "replace:/previous:after:1", NEW),
+    ("replace:/previous:before:1", "unlink:journal.json:before:1", NEW),
+]
+# Steps of a rollback to release 1, and what an end there comes to.
+ROLLING_BACK = [
+    ("replace:/current:after:1", OLD),
+    ("replace:/previous:before:1", (1, 2)),
+    ("replace:/1.json:after:1", OLD),
 ]
 
 
@@ -122,6 +151,11 @@ class Kitchen:
             )
         )
 
+    @property
+    def unwell(self) -> DeploySettings:
+        """Settings under which the application is never well."""
+        return DeploySettings(reload=self.settings.reload, health=("false",), health_timeout_s=0.1)
+
     def enrol(self, **changes: Any) -> dict[str, Any]:
         operation = {"op": "enrol", "key": self.key.public, "profile": "box", "device": "kitchen", "replaces": None}
         (result,) = self.board.run({**operation, **changes})
@@ -164,6 +198,22 @@ class Kitchen:
         done = subprocess.run(argv, capture_output=True, timeout=120, env=plain_environment())
         ends = 143 if point.endswith(":SIGTERM") else -9
         assert done.returncode == ends, f"{point} was never reached: {done.stderr.decode()}"
+
+    def cut_power_at(self, point: str, operation: dict[str, Any], disk: Disk) -> None:
+        """Do it, and cut the power of the board and of `disk`, on which it lies, at a point of killing.py."""
+        self.board.write_job(operation)
+        disk.commit()  # what the board was before is no matter of this loss
+        argv = [self.board.python, str(KILLING), f"{point}:SIGSTOP"]
+        argv += [str(self.board.agent), str(self.board.job_path), str(self.board.report_path)]
+        with subprocess.Popen(
+            argv, env=plain_environment(), start_new_session=True, stdout=subprocess.DEVNULL
+        ) as agent:
+            state = os.waitid(os.P_PID, agent.pid, os.WSTOPPED | os.WEXITED | os.WNOWAIT)
+            assert state is not None
+            assert state.si_code == os.CLD_STOPPED, f"{point} was never reached"
+            disk.lose_power()
+            os.killpg(agent.pid, signal.SIGKILL)
+        disk.mount()
 
     def state(self) -> dict[str, Any]:
         """What the board says; looking at it recovers it first."""

@@ -143,7 +143,7 @@ def test_a_disk_that_fills_up_in_the_midst_of_activating(
     aboard: Aboard, second: Built, key: SigningKey, tmp_path: Path
 ) -> None:
     """A disk that others fill on probation leaves one whole release active, and is no obstacle once it is free."""
-    watching = when_reloading(aboard, aboard.board.fill_disk)
+    watching = when_reloading(aboard, aboard.board.disk.fill)
     with suppress(BoardError):
         aboard.activate(slow(second, tmp_path), key)
     watching.join()
@@ -166,7 +166,7 @@ def test_a_disk_that_takes_no_manifest(
             if fault == "read-only":
                 board.set_read_only(True)
             else:
-                board.fill_disk() if fault == "disk full" else board.fill_inodes()
+                board.disk.fill() if fault == "disk full" else board.disk.fill_inodes()
         return real(opened, operations, **options)
 
     monkeypatch.setattr(Board, "run_job", run_job)

@@ -12,7 +12,16 @@ import psutil
 import pytest
 
 from edgedeploy.records import DeploySettings
-from tests.deploy.releasing import ACTIVATING, NEW, OLD, Built, Kitchen, plain_environment
+from tests.deploy.releasing import (
+    ACTIVATING,
+    OLD,
+    RECOVERING,
+    ROLLING_BACK,
+    TAKING_BACK,
+    Built,
+    Kitchen,
+    plain_environment,
+)
 
 DEADLINE = pytest.mark.timeout(60)
 
@@ -42,38 +51,17 @@ def test_deploying_again_after_power_was_lost(kitchen: Kitchen, third: Built, po
 
 @DEADLINE
 @pytest.mark.fault
-@pytest.mark.parametrize(
-    "point",
-    [
-        "replace:journal.json:before:2",
-        "replace:journal.json:after:2",
-        "replace:/current:before:2",
-        "replace:/current:after:2",
-        "rename:.new-gone-3:before:1",
-        "rename:.new-gone-3:after:1",
-        "unlink:journal.json:before:1",
-        "unlink:journal.json:after:1",
-    ],
-)
+@pytest.mark.parametrize("point", TAKING_BACK)
 def test_power_lost_while_rolling_back_by_itself(kitchen: Kitchen, third: Built, point: str) -> None:
     """An agent that dies while it takes a bad release back leaves a board that goes on taking it back."""
-    unwell = DeploySettings(reload=kitchen.settings.reload, health=("false",), health_timeout_s=0.1)
-    kitchen.kill_at(point, kitchen.operation(3, third, settings=unwell))
+    kitchen.kill_at(point, kitchen.operation(3, third, settings=kitchen.unwell))
     assert kitchen.active() == OLD
     assert kitchen.heard()[-1] == "2"
 
 
 @DEADLINE
 @pytest.mark.fault
-@pytest.mark.parametrize(
-    ("died", "again", "ends"),
-    [
-        ("replace:/current:after:1", "replace:/current:after:1", OLD),
-        ("replace:/current:after:1", "unlink:journal.json:before:1", OLD),
-        ("replace:journal.json:after:2", "replace:/previous:after:1", NEW),
-        ("replace:journal.json:after:2", "unlink:journal.json:before:1", NEW),
-    ],
-)
+@pytest.mark.parametrize(("died", "again", "ends"), RECOVERING)
 def test_power_lost_while_recovering(
     kitchen: Kitchen, third: Built, died: str, again: str, ends: tuple[int, int]
 ) -> None:
@@ -86,10 +74,7 @@ def test_power_lost_while_recovering(
 
 @DEADLINE
 @pytest.mark.fault
-@pytest.mark.parametrize(
-    ("point", "ends"),
-    [("replace:/current:after:1", (2, 1)), ("replace:/previous:before:1", (1, 2)), ("replace:/1.json:after:1", (2, 1))],
-)
+@pytest.mark.parametrize(("point", "ends"), ROLLING_BACK)
 def test_power_lost_during_a_rollback(kitchen: Kitchen, point: str, ends: tuple[int, int]) -> None:
     """A rollback that dies is taken back or brought to its end, and both releases stay whole."""
     kitchen.kill_at(point, {"op": "rollback", "number": 1})

@@ -40,8 +40,7 @@ def test_stopped_while_activating(kitchen: Kitchen, third: Built, point: str, en
 @pytest.mark.parametrize("point", ["replace:/current:before:2", "rename:.new-gone-3:after:1"])
 def test_stopped_while_rolling_back_by_itself(kitchen: Kitchen, third: Built, point: str) -> None:
     """SIGTERM while a bad release is taken back does not keep it from being taken back."""
-    unwell = DeploySettings(reload=kitchen.settings.reload, health=("false",), health_timeout_s=0.1)
-    kitchen.kill_at(f"{point}:SIGTERM", kitchen.operation(3, third, settings=unwell))
+    kitchen.kill_at(f"{point}:SIGTERM", kitchen.operation(3, third, settings=kitchen.unwell))
     assert lying(kitchen) == OLD
     assert kitchen.heard()[-1] == "2"
 

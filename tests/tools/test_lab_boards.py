@@ -186,15 +186,15 @@ def test_a_link_carries_no_more_than_its_rate(pi4: VirtualBoard, lab: Lab, tmp_p
 
 def test_a_full_disk_is_full_and_full_of_names_too(pi4: VirtualBoard, lab: Lab) -> None:
     ask(lab, "pi4", "rm -f ~/file ~/another")  # an earlier run's file would give its own blocks back
-    pi4.fill_disk()
+    pi4.disk.fill()
     with pytest.raises(CommandFailed, match="No space left on device"):
         ask(lab, "pi4", "head -c 100000 /dev/zero > ~/file")
-    pi4.release_disk()
+    pi4.disk.release()
     ask(lab, "pi4", "rm -f ~/file; head -c 100000 /dev/zero > ~/file")
-    pi4.fill_inodes()
+    pi4.disk.fill_inodes()
     with pytest.raises(CommandFailed, match="No space left on device"):
         ask(lab, "pi4", "touch ~/another")
-    pi4.release_disk()
+    pi4.disk.release()
     ask(lab, "pi4", "touch ~/another")
 
 

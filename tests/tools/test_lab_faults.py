@@ -131,7 +131,7 @@ def test_disk_that_fills_up_in_the_middle(lab: Lab, board: VirtualBoard, artifac
     board.shape(rate_mbit=20)
     refusal = rf"^{board.name}: copying to \S+ failed: the board gives no reason; its disk may be full\.$"
     with soon(DEADLINE_S), pytest.raises(TransferError, match=refusal):
-        push_to(lab, board, artifact, board.fill_disk)
+        push_to(lab, board, artifact, board.disk.fill)
     assert [file for file in files(board) if not file.startswith("agents/")] == []
     board.heal()
     arrives_whole(lab, board, artifact)
@@ -143,7 +143,7 @@ def test_board_that_takes_no_file(lab: Lab, board: VirtualBoard, artifact: dict[
     push_to(lab, board, {})
     before = files(board)
     if fault == "inodes":
-        board.fill_inodes()
+        board.disk.fill_inodes()
         why = "No space left on device, for its inodes are used up; remove files there"
     else:
         board.set_read_only(True)

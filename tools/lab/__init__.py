@@ -2,6 +2,7 @@
 
 from tools.lab.boards import VirtualBoard
 from tools.lab.lab import Lab
-from tools.lab.system import LabError
+from tools.lab.storage import Disk
+from tools.lab.system import LabError, check_machine
 
-__all__ = ["Lab", "LabError", "VirtualBoard"]
+__all__ = ["Disk", "Lab", "LabError", "VirtualBoard", "check_machine"]

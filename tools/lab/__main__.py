@@ -115,11 +115,11 @@ def _link(lab: Lab, said: argparse.Namespace) -> None:
 def _fill(lab: Lab, said: argparse.Namespace) -> None:
     board = lab.board(said.name)
     if said.release:
-        board.release_disk()
+        board.disk.release()
     elif said.inodes:
-        board.fill_inodes()
+        board.disk.fill_inodes()
     else:
-        board.fill_disk(said.leave_bytes)
+        board.disk.fill(said.leave_bytes)
 
 
 def _throttle(lab: Lab, said: argparse.Namespace) -> None:

@@ -16,14 +16,14 @@ from tools.lab.hardware import write_hardware, write_own_files
 from tools.lab.kinds import BoardKind
 from tools.lab.network import Link, Network
 from tools.lab.sensor_daemon import THROTTLE_FLAG
-from tools.lab.system import LabError, mounts_below, run, unmount_below
+from tools.lab.storage import Disk
+from tools.lab.system import LabError, run, unmount_below
 
 BOOT = Path(__file__).with_name("boot.sh")
 PORTS = {"ssh": 22, "adb": 5555}
 ANSWER_S = 30.0
 GREETING_S = 10.0
 THROTTLED_CORES = 0.5
-BLOCK_BYTES = 4096
 
 
 class VirtualBoard:
@@ -37,6 +37,8 @@ class VirtualBoard:
         self.group = Cgroup(f"{network.mark}/{kind.name}")
         self.link = Link(network, kind.name, number, lab / f"{kind.name}-link.log")
         self.address = self.link.address
+        # `upper` in it lies over the shared root
+        self.disk = Disk(self.folder / "storage.ext4", self.folder / "storage")
         self._root = root
 
     @property
@@ -44,40 +46,18 @@ class VirtualBoard:
         """Where its server listens."""
         return PORTS[self.kind.link]
 
-    @property
-    def storage(self) -> Path:
-        """Where the board's own file system is mounted on this machine; `upper` in it lies over the shared root."""
-        return self.folder / "storage"
-
     def running(self) -> bool:
         """Whether its first process, storage and wire are there."""
-        return self._init_pid() is not None and self.storage in mounts_below(self.storage) and self.link.whole()
+        return self._init_pid() is not None and self.disk.mounted and self.link.whole()
 
     def create(self, *, host_key: str, public_keys: str) -> None:
         """Make the board afresh, with empty storage, and switch it on."""
         self.destroy()
-        self.storage.mkdir(parents=True)
-        image = self.folder / "storage.ext4"
-        with image.open("wb") as file:
-            file.truncate(self.kind.disk_bytes)
-        # no blocks are kept back for root, so that a full disk is full for everyone
-        run(
-            [
-                "mkfs.ext4",
-                "-q",
-                "-m",
-                "0",
-                "-N",
-                str(self.kind.inodes),
-                "-E",
-                "lazy_itable_init=1,nodiscard",
-                image,
-            ]
-        )
-        run(["mount", "-o", "loop", image, self.storage])
+        self.disk.create(self.kind.disk_bytes, self.kind.inodes)
         for name in ("upper", "work", "merged"):
-            (self.storage / name).mkdir()
-        write_own_files(self.kind, self.storage / "upper", host_key=host_key, public_keys=public_keys)
+            (self.disk.folder / name).mkdir()
+        write_own_files(self.kind, self.disk.folder / "upper", host_key=host_key, public_keys=public_keys)
+        self.disk.commit()
         self.group.create(self.kind.memory_bytes)
         self.link.make()
         if self.kind.link == "adb":
@@ -88,29 +68,34 @@ class VirtualBoard:
         """Switch the board off and remove all of it, whatever a run that was killed has left."""
         self.group.kill()
         self.link.remove()
-        unmount_below(self.storage)
+        unmount_below(self.disk.folder)
         self.group.remove()
         for folder in (self.folder, self.live):
             shutil.rmtree(folder, ignore_errors=True)
 
     def start(self) -> None:
         """Switch it on; `wait` tells when it answers."""
+        self.disk.mount()
         self.live.mkdir(parents=True, exist_ok=True)
         write_hardware(self.kind, self.live)
         command = [
             *self.link.enter(),
             *("unshare", "--mount", "--pid", "--uts", "--ipc", "--fork", "--kill-child"),
-            *("/bin/sh", str(BOOT), str(self._root), str(self.storage), str(self.live), " ".join(self.kind.without)),
+            *("/bin/sh", str(BOOT), str(self._root), str(self.disk.folder), str(self.live)),
+            " ".join(self.kind.without),
         ]
         with (self.live / "console.log").open("ab") as console:
             self.group.start(command, console)
 
     def stop(self) -> None:
-        """Switch it off: no process of it is left, its files stay."""
+        """Cut its power: no process of it is left, and what it had not yet written to its disk is lost."""
+        self.group.freeze()  # what runs on would see a disk that answers nothing, and might tell of it
+        if self.disk.mounted:
+            self.disk.lose_power()
         self.group.kill()
 
     def reboot(self) -> None:
-        """Switch it off and on, and wait until it answers; its files stay."""
+        """Cut its power, switch it on again, and wait until it answers."""
         self.stop()
         self.start()
         self.wait()
@@ -158,46 +143,6 @@ class VirtualBoard:
                 if each != pid and "sshd" in Path(f"/proc/{each}/cmdline").read_text():
                     os.kill(each, 9)
 
-    def fill_disk(self, leave_bytes: int = 0) -> None:
-        """Fill its storage until only `leave_bytes` are free."""
-        self._commit()
-        filler = os.open(self.storage / "filler", os.O_WRONLY | os.O_CREAT, 0o600)
-        try:
-            offset, step = os.fstat(filler).st_size, 1 << 40
-            while step >= BLOCK_BYTES:
-                about = os.fstatvfs(filler)
-                step = min(step, about.f_bavail * about.f_frsize - leave_bytes) // BLOCK_BYTES * BLOCK_BYTES
-                try:
-                    if step > 0:
-                        os.posix_fallocate(filler, offset, step)
-                        offset += step
-                except OSError:
-                    step //= 2  # the file's own index takes blocks too
-        finally:
-            os.close(filler)
-
-    def fill_inodes(self) -> None:
-        """Use up its inodes: no file can be made, though blocks are free."""
-        folder = self.storage / "fillers"
-        folder.mkdir(exist_ok=True)
-        self._commit()
-        number = 0
-        while os.statvfs(folder).f_favail:
-            try:
-                (folder / str(number)).touch()
-                number += 1
-            except OSError:
-                self._commit()
-
-    def _commit(self) -> None:
-        # what was removed before is free only once the file system has written that down
-        run(["sync", "-f", self.storage])
-
-    def release_disk(self) -> None:
-        """Take away what the two above put there."""
-        (self.storage / "filler").unlink(missing_ok=True)
-        shutil.rmtree(self.storage / "fillers", ignore_errors=True)
-
     def set_read_only(self, read_only: bool) -> None:
         """Let nobody write to its file system, as after an error of the disk; or let them again."""
         self.run("/bin/mount", "-o", f"remount,{'ro' if read_only else 'rw'}", "/")
@@ -218,7 +163,7 @@ class VirtualBoard:
             self.start()
         self.restore()
         self.release_throttle()
-        self.release_disk()
+        self.disk.release()
         self.set_read_only(False)
         self.wait()
 

@@ -31,4 +31,6 @@ if [ -d data/local/tmp ]; then
   mount -t tmpfs -o mode=777,size=16m,noexec,nosuid tmpfs sdcard
 fi
 pivot_root . mnt
+# Nothing of the machine below, the disks of other boards least of all, is the board's to hold.
+umount -l mnt
 exec env -i PATH=/usr/sbin:/usr/bin:/sbin:/bin HOME=/root /usr/sbin/init

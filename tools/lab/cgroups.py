@@ -66,6 +66,15 @@ class Cgroup:
                 found.update(map(int, (folder / "cgroup.procs").read_text().split()))
         return sorted(found)
 
+    def freeze(self) -> None:
+        """Stop every process in the group where it is; only `kill` is meant to follow."""
+        stopped: set[int] = set()
+        while running := set(self.pids()) - stopped:
+            for pid in running:
+                with suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGSTOP)
+            stopped |= running
+
     def kill(self) -> None:
         """End every process in the group. Raises LabError where one does not go."""
         deadline = time.monotonic() + KILL_S
