@@ -16,10 +16,22 @@ from edgedeploy.board.session import probe
 from edgedeploy.errors import BoardError, EdgeDeployError
 from edgedeploy.plan import load_fleet
 from edgedeploy.profiling import MODES, profile
-from edgedeploy.records import Artifact, Device, DeviceProfile, Format, Outcome, Precision, Target, Variant, Verdict
+from edgedeploy.records import (
+    Artifact,
+    Device,
+    DeviceProfile,
+    Format,
+    Outcome,
+    Precision,
+    Report,
+    Target,
+    Variant,
+    Verdict,
+)
 from edgedeploy.transport import open_transport
 from tests.on_device import models
 from tests.support.records import make_variant
+from tests.tools.test_lab_boards import eventually
 
 if TYPE_CHECKING:
     from tools.lab import Lab, VirtualBoard
@@ -115,6 +127,31 @@ def test_a_bare_board_is_provisioned_and_measured(borrowed: Borrowed, way: str, 
     assert (again.brought, again.bytes_sent, again.bundle) == ({}, 0, result.bundle)
 
 
+@pytest.mark.fault
+@pytest.mark.parametrize("borrowed", ["pi4"], indirect=True)
+def test_what_a_throttled_board_measures_is_invalid(borrowed: Borrowed, tmp_path: Path) -> None:
+    """A profile of a board at its limit of heat is invalid and says why; once it has cooled down, that is over."""
+    provision(borrowed.device, borrowed.kind, borrowed.base, runtimes=["onnxruntime"])
+    variants, files = tiny_variants(tmp_path)
+
+    def measured() -> Report:
+        with open_board(borrowed.device, borrowed.kind, borrowed.base) as board:
+            push(board, files)
+            (report,) = profile(board, borrowed.device, borrowed.kind, variants[:1], mode=MODES["smoke"])
+        assert report.outcome is Outcome.OK, report.detail
+        return report
+
+    borrowed.board.throttle()
+    assert eventually(lambda: "0x60006" in (borrowed.board.live / "vcio/get_throttled").read_text(), 10)
+    hot = measured()
+    assert hot.verdict is Verdict.INVALID
+    assert hot.reasons[0].startswith("only 0 of ")
+    assert "the board throttled (get_throttled = 0x60006)" in hot.reasons
+    borrowed.board.release_throttle()
+    borrowed.board.reboot()
+    assert measured().verdict is Verdict.SUSPECT, "as everything emulated is"
+
+
 def left_over(board: VirtualBoard) -> str:
     return board.run(
         "/bin/sh", "-c", f"cat {ROOT}/runtimes/current 2>/dev/null; ls {ROOT}/runtimes 2>/dev/null || true"
@@ -159,6 +196,17 @@ def test_a_board_that_loses_its_power_while_it_is_provisioned(borrowed: Borrowed
     puller.join()
     assert left_over(borrowed.board).strip() == ""
     assert borrowed.provision().found.runtimes["onnxruntime"]
+
+
+@pytest.mark.fault
+@pytest.mark.parametrize("borrowed", ["x86"], indirect=True)
+def test_power_cut_right_after_provisioning(borrowed: Borrowed) -> None:
+    """A runtime that was called ready works though the board's power is cut in the same moment."""
+    ready = provision(borrowed.device, borrowed.kind, borrowed.base, runtimes=["onnxruntime"])
+    borrowed.board.reboot()
+    again = provision(borrowed.device, borrowed.kind, borrowed.base, runtimes=["onnxruntime"])
+    assert (again.brought, again.bytes_sent, again.bundle) == ({}, 0, ready.bundle)
+    assert again.found.runtimes["onnxruntime"] == ready.found.runtimes["onnxruntime"]
 
 
 @pytest.mark.fault

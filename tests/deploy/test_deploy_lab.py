@@ -87,6 +87,7 @@ def aboard(lab: Lab, begun: Aboard) -> Iterator[Aboard]:
     with lab.borrow(NAME) as board:
         board.run("/bin/rm", "-rf", ROOT)
         board.run("/bin/cp", "-a", BEGUN, ROOT)
+        board.disk.commit()
         try:
             yield replace(begun, board=board, device=replace(begun.device, root=ROOT))
         finally:
@@ -126,6 +127,13 @@ def test_a_link_that_is_lost_in_the_midst_of_activating(
         aboard.activate(slow(second, tmp_path), key)
     watching.join()
     aboard.board.heal()
+    assert aboard.active() == 2
+
+
+def test_power_cut_right_after_activating(aboard: Aboard, second: Built, key: SigningKey, tmp_path: Path) -> None:
+    """A release that was called active is active though the board's power is cut in the same moment."""
+    assert aboard.activate(wanted(second, tmp_path), key).number == 2
+    aboard.board.reboot()
     assert aboard.active() == 2
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -14,11 +13,8 @@ import pytest
 from edgedeploy.board import PushResult, open_board, push
 from edgedeploy.errors import BoardError, TransferError, TransportError
 from edgedeploy.plan import load_fleet
-from edgedeploy.profiling.judge import void_reason
-from edgedeploy.records import Repetition, Snapshot
 from tests.support.deadlines import soon
 from tests.support.flapping import flapping
-from tests.tools.test_lab_boards import eventually
 from tools.lab import Lab, VirtualBoard
 
 pytestmark = [pytest.mark.lab, pytest.mark.fault]
@@ -156,29 +152,8 @@ def test_board_that_takes_no_file(lab: Lab, board: VirtualBoard, artifact: dict[
     arrives_whole(lab, board, artifact)
 
 
-@pytest.mark.parametrize("board", ["pi4"], indirect=True)
-def test_throttling_voids_a_measurement(lab: Lab, board: VirtualBoard) -> None:
-    """What the agent's own snapshot says on a throttled board makes a repetition void, with the reason."""
-    fleet = load_fleet(lab.folder)
-    kind = fleet.profile(fleet.device("pi4"))
-
-    def state() -> Snapshot:
-        with open_board(fleet.device("pi4"), kind, lab.folder) as opened:
-            opened.run_job([{"op": "facts"}], timeout_s=DEADLINE_S)  # installs the agent
-            agent = board.run("/bin/sh", "-c", "ls /home/pi/.edgedeploy/agents/*.pyz").strip()
-            code = (
-                "import sys, json; sys.path.insert(0, sys.argv[1]); from on_device.conditions import snapshot; "
-                "print(json.dumps(snapshot()))"
-            )
-            raw = opened.transport.run([opened.python, "-c", code, agent], timeout_s=DEADLINE_S).stdout
-        fields = json.loads(raw)
-        governors, frequencies = fields.pop("governors"), fields.pop("frequencies_mhz")
-        return Snapshot(governors=tuple(governors), frequencies_mhz=tuple(frequencies), **fields)
-
-    calm = state()
-    assert void_reason(Repetition(1, 1, 1, True, (1,), calm, calm), kind) is None
-    board.throttle()
-    assert eventually(lambda: "0x60006" in (board.live / "vcio/get_throttled").read_text(), 10)
-    reason = void_reason(Repetition(1, 1, 1, True, (1,), calm, state()), kind)
-    assert reason is not None
-    assert "throttled" in reason
+def test_power_cut_right_after_a_push(lab: Lab, board: VirtualBoard, artifact: dict[str, Path]) -> None:
+    """What a push called delivered is whole on the board though its power is cut in the same moment."""
+    push_to(lab, board, artifact)
+    board.reboot()
+    assert objects(board) == {sha256: sha256 for sha256 in artifact}

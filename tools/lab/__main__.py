@@ -39,7 +39,11 @@ def parser() -> argparse.ArgumentParser:
     verb("down", _down, "Take everything down; the extracted systems stay for the next time.", board=False)
     verb("status", _status, "Show the boards.", board=False)
     verb("check", _check, "Say whether this machine can carry the lab.", board=False)
-    verb("reboot", lambda lab, said: lab.board(said.name).reboot(), "Switch a board off and on; its files stay.")
+    verb(
+        "reboot",
+        lambda lab, said: lab.board(said.name).reboot(),
+        "Cut a board's power and switch it on again; what it had not synced to its disk is lost.",
+    )
     link = verb("link", _link, "Make a board's link slow, lossy or dead, or --restore it.")
     link.add_argument("--delay-ms", type=_number(0, 60_000), default=0.0, help="hold packets, in each direction")
     link.add_argument("--loss", type=_number(0, 1), default=0.0, help="share of the packets that is lost, 0 to 1")
