@@ -282,6 +282,7 @@ def _state(device: str, kind: DeviceProfile, health: Mapping[str, Any]) -> Itera
             mend if expected else "",
         )
     now = [what for bit, what in _THROTTLED_NOW.items() if (state["throttled"] or 0) >> bit & 1]
+    now += sorted(name for name, steps in state["cooling"].items() if steps > 0)
     hottest = max(state["temperatures_c"].values(), default=None)
     limit = kind.max_temperature_c
     if now:
@@ -290,7 +291,11 @@ def _state(device: str, kind: DeviceProfile, health: Mapping[str, Any]) -> Itera
     elif hottest is not None and limit is not None and hottest >= limit:
         yield Finding(device, "throttling", Level.FAULT, f"{hottest:.0f} degrees, its limit is {limit:.0f}", "cool it")
     else:
-        told = "none at this moment" if state["throttled"] is not None else "the board does not tell of any"
+        told = (
+            "none at this moment"
+            if state["throttled"] is not None or state["cooling"]
+            else "the board does not tell of any"
+        )
         yield Finding(device, "throttling", Level.OK, told + (f", {hottest:.0f} degrees" if hottest else ""))
 
 

@@ -218,8 +218,10 @@ def test_what_a_board_reports_of_itself_is_judged(tmp_path: Path, monkeypatch: p
             "power": "",
             "no_power": "rapl: the energy counters are there and only root may read them",
         }
-        report["results"][1]["state"]["throttled"] = 0x50005
+        report["results"][1]["state"] |= state
         return report
+
+    state: dict[str, Any] = {"throttled": 0x50005}
 
     monkeypatch.setattr(Board, "run_job", run_job)
     found = looked(tmp_path, local(tmp_path))
@@ -227,6 +229,10 @@ def test_what_a_board_reports_of_itself_is_judged(tmp_path: Path, monkeypatch: p
     assert "behind this machine's" in found["here", "clock"].detail
     assert found["here", "throttling"].detail == "at this moment: under-voltage, throttling"
     assert found["here", "throttling"].mend == "give it a better power supply"
+    state = {"throttled": None, "cooling": {"cpufreq-cpu0": 2, "cpufreq-cpu4": 0}}
+    found = looked(tmp_path, local(tmp_path))
+    assert found["here", "throttling"].detail == "at this moment: cpufreq-cpu0"
+    assert found["here", "throttling"].mend == "cool it"
     assert (found["here", "power sensor"].level, "root" in found["here", "power sensor"].detail) == (
         Level.WARNING,
         True,

@@ -8,6 +8,9 @@ from typing import Any
 from .fields import find, read_number, read_text, run_tool
 
 _CPU = "sys/devices/system/cpu/cpu[0-9]*/cpufreq/"
+# Cooling devices that slow the board down, and no fans: Linux, drivers/thermal/cpufreq_cooling.c and devfreq_cooling.c,
+# drivers/acpi/processor_thermal.c, drivers/thermal/intel/intel_powerclamp.c; NVIDIA's own kernels have alerts.
+_SLOWING = re.compile(r"(thermal-)?(cpufreq|devfreq)-|Processor$|intel_powerclamp$|[a-z0-9]+-throttle-alert$")
 
 
 def snapshot(root: str = "/") -> dict[str, Any]:
@@ -21,6 +24,7 @@ def snapshot(root: str = "/") -> dict[str, Any]:
         "frequencies_mhz": [khz / 1000 for khz in frequencies_khz if khz is not None],
         "temperatures_c": temperatures(root),
         "throttled": parse_throttled(run_tool(root, "vcgencmd", "get_throttled") or ""),
+        "cooling": cooling(root),
         "load_1m": parse_load(load or ""),
         "free_memory_bytes": parse_meminfo(read_text(root, "proc/meminfo") or "", "MemAvailable"),
         "battery_percent": read_number(root, battery + "/capacity") if battery else None,
@@ -41,6 +45,23 @@ def temperatures(root: str) -> dict[str, float]:
             name += " " + folder.rpartition("thermal_zone")[2]
         found[name] = millidegrees / 1000
     return found
+
+
+def cooling(root: str) -> dict[str, int]:
+    """Return how far the kernel slows the board down for its heat, by cooling device; 0 is not at all."""
+    found: dict[str, int] = {}
+    for folder in find(root, "sys/class/thermal/cooling_device*"):
+        state = read_number(root, folder + "/cur_state")
+        name = read_text(root, folder + "/type") or ""
+        if state is not None and slows(name):
+            # Where each core has one of the same name, the slowest core is what counts; a clamp at rest says -1.
+            found[name] = max(found.get(name, 0), int(state))
+    return found
+
+
+def slows(cooling_device: str) -> bool:
+    """Return whether a cooling device of that type cools by making the board slower."""
+    return _SLOWING.match(cooling_device) is not None
 
 
 def battery_folder(root: str) -> str | None:

@@ -42,6 +42,7 @@ _SNAPSHOT = record(
         "frequencies_mhz": listing(number()),
         "temperatures_c": mapping(number()),
         "throttled": optional(integer(0, 1 << 32)),
+        "cooling": mapping(_count),
         "load_1m": optional(number()),
         "free_memory_bytes": optional(_count),
         "battery_percent": optional(number()),

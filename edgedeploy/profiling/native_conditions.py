@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from edgedeploy.board.android import parse_getprop, phone_name
-from edgedeploy.on_device.conditions import parse_charging, parse_load, parse_meminfo
+from edgedeploy.on_device.conditions import parse_charging, parse_load, parse_meminfo, slows
 from edgedeploy.on_device.facts import parse_emulated, parse_isa
 from edgedeploy.records import Snapshot
 
@@ -16,6 +16,7 @@ SNAPSHOT_SCRIPT = """
 for f in /sys/devices/system/cpu/cpu[0-9]*/cpufreq/scaling_governor \
 /sys/devices/system/cpu/cpu[0-9]*/cpufreq/scaling_cur_freq \
 /sys/class/thermal/thermal_zone*/type /sys/class/thermal/thermal_zone*/temp \
+/sys/class/thermal/cooling_device*/type /sys/class/thermal/cooling_device*/cur_state \
 /sys/class/power_supply/*/type /sys/class/power_supply/*/scope \
 /sys/class/power_supply/*/capacity /sys/class/power_supply/*/status /proc/loadavg; do
   v=
@@ -78,6 +79,7 @@ def parse_snapshot(text: str) -> Snapshot:
         governors=tuple(value for path, value in values.items() if path.endswith("/scaling_governor")),
         frequencies_mhz=tuple(khz / 1000 for khz in frequencies if khz is not None),
         temperatures_c=_temperatures(values),
+        cooling=_cooling(values),
         load_1m=parse_load(values.get("/proc/loadavg", "")),
         free_memory_bytes=parse_meminfo(values.get("/proc/meminfo", ""), "MemAvailable"),
         battery_percent=float(level[1]) if percent is None and level else percent,
@@ -95,6 +97,17 @@ def _temperatures(values: Mapping[str, str]) -> dict[str, float]:
             continue
         name = values.get(f"{zone}/type") or zone.rpartition("/")[2]
         found[f"{name} {zone.rpartition('thermal_zone')[2]}" if name in found else name] = millidegrees / 1000
+    return found
+
+
+def _cooling(values: Mapping[str, str]) -> dict[str, int]:
+    found: dict[str, int] = {}
+    for path, value in values.items():
+        device, _, leaf = path.rpartition("/")
+        state = _number(value) if leaf == "cur_state" else None
+        name = values.get(f"{device}/type", "")
+        if state is not None and slows(name):
+            found[name] = max(found.get(name, 0), int(state))
     return found
 
 

@@ -99,7 +99,11 @@ class Metrics:
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """The state of a board at one moment; a field is None or empty where the board does not tell."""
+    """The state of a board at one moment; a field is None or empty where the board does not tell.
+
+    `throttled` are the bits of a Raspberry Pi's firmware; `cooling` is how far a kernel slows the board down for its
+    heat, in steps, by cooling device.
+    """
 
     governors: tuple[str, ...] = ()
     frequencies_mhz: tuple[float, ...] = ()
@@ -109,6 +113,7 @@ class Snapshot:
     free_memory_bytes: int | None = None
     battery_percent: float | None = None
     charging: bool | None = None
+    cooling: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

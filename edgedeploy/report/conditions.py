@@ -87,10 +87,12 @@ def _temperatures(snapshots: Sequence[Snapshot]) -> str:
 
 def _throttled(snapshots: Sequence[Snapshot]) -> str:
     flags = [snapshot.throttled for snapshot in snapshots if snapshot.throttled is not None]
-    if not flags:
+    steps = [snapshot.cooling for snapshot in snapshots if snapshot.cooling]
+    if not flags and not steps:
         return ""
-    seen = functools.reduce(operator.or_, flags)
-    return f"{seen:#x}" if seen else "no"
+    seen = functools.reduce(operator.or_, flags, 0)
+    slowed = sorted({name for each in steps for name, step in each.items() if step > 0})
+    return ", ".join([f"{seen:#x}"] * bool(seen) + slowed) or "no"
 
 
 def _load(snapshots: Sequence[Snapshot]) -> str:

@@ -121,6 +121,19 @@ def test_a_sensor_that_sleeps_has_no_temperature(root: str, zones: dict[str, flo
 
 
 @pytest.mark.parametrize(
+    ("root", "cooling"),
+    [
+        ("jetson-orin-nano", {"cpufreq-cpu0": 0, "cpufreq-cpu4": 0}),
+        ("x86-64", {"Processor": 0, "intel_powerclamp": 0}),
+        ("pi4", {}),
+    ],
+    indirect=["root"],
+)
+def test_what_would_slow_the_board_down_is_at_rest(root: str, cooling: dict[str, int]) -> None:
+    assert conditions.snapshot(root)["cooling"] == cooling
+
+
+@pytest.mark.parametrize(
     ("root", "governor", "frequencies_mhz"),
     [
         ("pi3", "ondemand", [1200.0] * 4),

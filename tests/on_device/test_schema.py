@@ -44,6 +44,7 @@ SNAPSHOT: dict[str, Any] = {
     "frequencies_mhz": [1500.0],
     "temperatures_c": {"cpu": 44.5},
     "throttled": None,
+    "cooling": {"cpufreq-cpu0": 0},
     "load_1m": 0.1,
     "free_memory_bytes": 1 << 30,
     "battery_percent": None,

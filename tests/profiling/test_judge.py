@@ -23,6 +23,7 @@ def test_a_quiet_settled_measurement_is_valid() -> None:
     [
         (Snapshot(throttled=0x4), "throttled"),
         (Snapshot(temperatures_c={"cpu": 81.0}), "81 C"),
+        (Snapshot(cooling={"cpufreq-cpu4": 0, "cpufreq-cpu0": 2}), r"for its heat (cpufreq-cpu0 = 2)"),
         (Snapshot(governors=("powersave",)), "governor changed"),
     ],
 )
@@ -35,6 +36,10 @@ def test_a_contaminated_repetition_is_void(state: Snapshot, why: str) -> None:
     verdict, reasons = verdict_of(make_repetition(1.0), bad, bad)
     assert verdict is Verdict.INVALID
     assert any(why in reason for reason in reasons)
+
+
+def test_a_board_that_could_slow_down_and_does_not_is_fine() -> None:
+    assert void_reason(make_repetition(1.0, after=Snapshot(cooling={"cpufreq-cpu0": 0})), PROFILE) is None
 
 
 def test_throttling_since_boot_is_history() -> None:

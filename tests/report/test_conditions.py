@@ -48,6 +48,9 @@ def test_first_to_last_over_all_repetitions() -> None:
 def test_a_board_that_tells_only_once_is_not_read_as_zero() -> None:
     assert circumstances(reported(Snapshot(), Snapshot(load_1m=0.5)))["Load, 1 min"] == "0.500"
     assert circumstances(reported(Snapshot(throttled=0), Snapshot()))["Throttled"] == "no"
+    assert circumstances(reported(Snapshot(cooling={"Processor": 0}), Snapshot()))["Throttled"] == "no"
+    slowed = reported(Snapshot(throttled=0x4), Snapshot(cooling={"cpufreq-cpu4": 0, "cpufreq-cpu0": 2}))
+    assert circumstances(slowed)["Throttled"] == "0x4, cpufreq-cpu0"
 
 
 def test_nodes_are_told_most_first() -> None:

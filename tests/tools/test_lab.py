@@ -92,6 +92,20 @@ def test_the_jetsons_module_rail_tells_its_power(tmp_path: Path) -> None:
         assert watts == pytest.approx(sensors.power_w(JETSON, load), abs=0.05)
 
 
+@pytest.mark.parametrize(
+    ("name", "slowed"),
+    [("jetson", {"cpufreq-cpu0": 3, "cpufreq-cpu4": 3}), ("x86", {"Processor": 3, "intel_powerclamp": 3})],
+)
+def test_a_throttled_board_says_so_where_its_kernel_would(tmp_path: Path, name: str, slowed: dict[str, int]) -> None:
+    kind = BOARDS[name]
+    write_hardware(kind, tmp_path)
+    hot = sensors.advance(kind, sensors.at_rest(kind), 1, 1, throttle=True)
+    for state, steps in ((hot, slowed), (sensors.advance(kind, hot, 0, 600), dict.fromkeys(slowed, 0))):
+        for path, value in sensors.sysfs_values(kind, state, sysfs_tree(kind)).items():
+            write_value(tmp_path / path.lstrip("/"), value)
+        assert snapshot(str(tmp_path))["cooling"] == steps
+
+
 def test_a_battery_drains_and_a_counter_wraps() -> None:
     phone, box = BOARDS["phone"], BOARDS["x86"]
     used = sensors.State(30, load=1.0, used_j=sensors.BATTERY_J / 2)

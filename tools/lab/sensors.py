@@ -6,10 +6,12 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
+from edgedeploy.on_device.conditions import slows
 from tools.lab.kinds import BoardKind
 
 # Bits of `vcgencmd get_throttled`: frequency capped and throttled, now and since boot.
 THROTTLED_NOW, THROTTLED_SINCE_BOOT = 0x6, 0x60000
+THROTTLED_STEPS = 3  # of a cooling device that slows the processor down
 BATTERY_J = 17 * 3600.0
 RAPL_RANGE_UJ = 262_143_328_850
 PERIODS_S = (60.0, 300.0, 900.0)  # of /proc/loadavg
@@ -88,6 +90,10 @@ def sysfs_values(kind: BoardKind, state: State, tree: Mapping[str, str]) -> dict
             values[path] = str(round(1000 * (kind.physics.ambient_c + share * above_c)))
         else:
             values[path] = str(round(1000 * state.temperature_c) + int(tree[path]) - hottest)
+    steps = THROTTLED_STEPS if state.throttled & THROTTLED_NOW else 0
+    for path in tree:
+        if path.endswith("/cur_state") and slows(tree[path.replace("/cur_state", "/type")]):
+            values[path] = str(steps)
     watts = power_w(kind, state.load)
     for path, value in tree.items():
         if path.endswith("_label") and value in ("VDD_IN", "VDD_CPU_GPU_CV"):
