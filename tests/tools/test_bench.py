@@ -259,8 +259,7 @@ def test_the_push_bench_sends_over_a_real_server(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(push, "ROUNDS", 2)
     monkeypatch.setattr(push, "SLOW_ROUNDS", 2)
     monkeypatch.setattr(push, "SLOW", Link(bits_per_s=400e6, round_trip_s=0.002))
-    monkeypatch.setattr(push, "SIZE_BYTES", 2_000_000)
-    monkeypatch.setattr(push, "SLOW_SIZE_BYTES", 8_000_000)
+    monkeypatch.setattr(push, "SIZE_BYTES", 8_000_000)
     monkeypatch.setattr(push, "over_adb", lambda parts: [])
     *rows, again, resumed = push.run()
     assert len(rows) == 4
