@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from pathlib import Path
-from typing import TYPE_CHECKING, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 from edgedeploy.errors import CommandFailed, ConnectError, TransferError, TransportError, TransportTimeout
 from edgedeploy.transport import Completed, Progress
@@ -33,7 +33,7 @@ WRITE_BYTES = 32_768  # the largest write that every SFTP server takes
 CHUNK_BYTES = 8 * WRITE_BYTES
 # More than any report takes; a command that writes without end is not to fill this machine's memory.
 MAX_STREAM_BYTES = 256 << 20
-PREFETCHED_READS = 64  # as many as OpenSSH's own sftp keeps under way
+UNDER_WAY = 64  # reads or writes, as many as OpenSSH's own sftp sends before it waits for an answer
 CONNECT_ATTEMPTS = 3
 # Later than this a server is silent or far away, and would be so the next time.
 QUICK_REFUSAL_S = 3.0
@@ -144,6 +144,7 @@ class SshTransport:
                         chunk = chunk[last:]
                         writer.set_pipelined(False)
                     writer.write(chunk)
+                    _await_answers(writer)
                     sent[0] += len(chunk)
                     chunk = following
 
@@ -166,7 +167,7 @@ class SshTransport:
                 if about.st_mode is not None and not stat.S_ISREG(about.st_mode):
                     raise TransferError(self.board, f"{source} is not a file.")
                 size = about.st_size or 0
-                reader.prefetch(min(size, max_bytes + 1), PREFETCHED_READS)
+                reader.prefetch(min(size, max_bytes + 1), UNDER_WAY)
                 # read on past the size that it had a moment ago: it may have grown, or have none, as under /proc
                 while chunk := reader.read(CHUNK_BYTES):
                     received += len(chunk)
@@ -291,6 +292,16 @@ def _carry(future: Future[T], work: Callable[[], T]) -> None:
         future.set_result(work())
     except BaseException as error:  # noqa: BLE001 - raised again in the thread that waits
         future.set_exception(error)
+
+
+def _await_answers(writer: Any) -> None:
+    """Wait for the answers to the oldest writes until no more than UNDER_WAY are open.
+
+    paramiko itself, once a hundred are open, waits for all of them, and a long link runs dry meanwhile: at 100 Mbit/s
+    and 40 ms that costs an eighth of the time. Its list of open writes is its own, so that no stub has it.
+    """
+    while len(writer._reqs) > UNDER_WAY:
+        writer.sftp._read_response(writer._reqs.popleft())
 
 
 def _close(channel: paramiko.Channel | paramiko.SFTPClient) -> None:
