@@ -64,6 +64,7 @@ def borrowed(lab: Lab, request: pytest.FixtureRequest) -> Iterator[Borrowed]:
     with lab.borrow(request.param) as board:
         borrowed = Borrowed(lab.folder, board)
         board.run("/bin/rm", "-rf", borrowed.root)
+        board.disk.commit()
         try:
             yield borrowed
         finally:

@@ -31,6 +31,7 @@ def board(lab: Lab, request: pytest.FixtureRequest) -> Iterator[VirtualBoard]:
     """A board that nothing was pushed to: one that runs as fast as this machine, one that is emulated."""
     with lab.borrow(request.param) as board:
         board.run("/bin/rm", "-rf", root_of(board))
+        board.disk.commit()
         yield board
 
 
