@@ -21,9 +21,8 @@ def void_reason(repetition: Repetition, profile: DeviceProfile) -> str | None:
     for snapshot in (repetition.before, repetition.after):
         if snapshot.throttled is not None and snapshot.throttled & _THROTTLED_NOW:
             return f"the board throttled (get_throttled = {snapshot.throttled:#x})"
-        slowed = {name: steps for name, steps in snapshot.cooling.items() if steps > 0}
-        if slowed:
-            by = ", ".join(f"{name} = {steps}" for name, steps in sorted(slowed.items()))
+        if snapshot.slowed:
+            by = ", ".join(f"{name} = {steps}" for name, steps in snapshot.slowed.items())
             return f"the kernel slowed the board down for its heat ({by})"
         hottest = max(snapshot.temperatures_c.values(), default=None)
         if hottest is not None and profile.max_temperature_c is not None and hottest >= profile.max_temperature_c:

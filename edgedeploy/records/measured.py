@@ -115,6 +115,11 @@ class Snapshot:
     charging: bool | None = None
     cooling: Mapping[str, int] = field(default_factory=dict)
 
+    @property
+    def slowed(self) -> Mapping[str, int]:
+        """The cooling devices that slow the board down at this moment, by name."""
+        return {name: steps for name, steps in sorted(self.cooling.items()) if steps > 0}
+
 
 @dataclass(frozen=True, slots=True)
 class Repetition:

@@ -87,11 +87,10 @@ def _temperatures(snapshots: Sequence[Snapshot]) -> str:
 
 def _throttled(snapshots: Sequence[Snapshot]) -> str:
     flags = [snapshot.throttled for snapshot in snapshots if snapshot.throttled is not None]
-    steps = [snapshot.cooling for snapshot in snapshots if snapshot.cooling]
-    if not flags and not steps:
+    if not flags and not any(snapshot.cooling for snapshot in snapshots):
         return ""
     seen = functools.reduce(operator.or_, flags, 0)
-    slowed = sorted({name for each in steps for name, step in each.items() if step > 0})
+    slowed = sorted({name for snapshot in snapshots for name in snapshot.slowed})
     return ", ".join([f"{seen:#x}"] * bool(seen) + slowed) or "no"
 
 
