@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import re
 from functools import partial
 from pathlib import Path
 
@@ -56,7 +57,7 @@ def test_no_board_throttles_by_itself_at_full_load_but_for_the_phone() -> None:
         name: bool(sensors.advance(kind, sensors.at_rest(kind), kind.cpus, 3600).throttled)
         for name, kind in BOARDS.items()
     }
-    assert hot == {"pi4": False, "pi5": False, "jetson": False, "x86": False, "phone": True, "old": False}
+    assert hot == {name: name == "phone" for name in BOARDS}
 
 
 def test_throttling_shows_now_and_is_remembered() -> None:
@@ -217,7 +218,7 @@ def test_the_fleet_names_every_board_and_never_two_at_once(tmp_path: Path) -> No
     assert [device.name for device in fleet.devices] == list(BOARDS)
     assert len({device.shares for device in fleet.devices}) == 1
     assert fleet.devices[0].shares
-    assert {device.name for device in fleet.devices if not device.emulated} == {"x86"}
+    assert {device.name for device in fleet.devices if not device.emulated} == {"x86", "systemd"}
     assert all(fleet.profile(device).title for device in fleet.devices)
     assert client_key(tmp_path).stat().st_mode & 0o777 == 0o600
     assert f"HostName {boards[0].address}" in (tmp_path / "ssh_config").read_text()
@@ -237,7 +238,7 @@ def nowhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.mark.parametrize(
     ("argv", "told"),
     [
-        (["up", "pi9"], "There is no board 'pi9': the lab knows pi4, pi5, jetson, x86, phone, old."),
+        (["up", "pi9"], "There is no board 'pi9': the lab knows pi4, pi5, jetson, x86, phone, old, systemd."),
         (["reboot", "pi4"], "The lab has no board 'pi4': it is down: `python -m tools.lab up` brings it up."),
         (["fill-disk", "pi4"], "The lab has no board 'pi4': it is down"),
         (["throttle", "pi4", "--release"], "The lab has no board 'pi4': it is down"),
@@ -283,6 +284,17 @@ def test_a_missing_package_is_named_with_its_line(monkeypatch: pytest.MonkeyPatc
         system.check_machine(emulated=False)
     with pytest.raises(LabError, match=r"apt-get install mmdebstrap qemu-user-static\.$"):
         system.check_machine(emulated=True)
+
+
+def test_a_machine_that_cannot_carry_systemd_says_so(
+    nowhere: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    monkeypatch.setattr("tools.lab.cgroups.MOUNT", tmp_path)
+    monkeypatch.setattr("tools.lab.__main__.check_machine", lambda emulated: None)
+    assert main(["check"]) == 2
+    assert re.fullmatch(
+        r"This machine mounts no control groups .*, which a board with systemd needs: .*\.\n", capsys.readouterr().err
+    )
 
 
 def test_a_program_that_fails_or_is_missing_is_told() -> None:

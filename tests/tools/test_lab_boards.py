@@ -75,6 +75,16 @@ def test_boards_are_bare(lab: Lab, name: str) -> None:
         assert ask(lab, name, "python3 -m pip --version; echo $?") == "1"
 
 
+def test_one_board_is_booted_by_systemd_and_by_it_alone(lab: Lab) -> None:
+    about = "ps -o comm= -p 1; systemctl is-system-running; systemctl is-active ssh; systemctl --user is-system-running"
+    setting = "/proc/sys/kernel/pid_max"
+    with lab.borrow("systemd") as board:
+        board.reboot()
+        assert ask(lab, "systemd", about).split() == ["systemd", "running", "active", "running"]
+        changed = board.run("/bin/sh", "-c", f"cat {setting} > {setting} && echo changed", check=False)
+    assert changed == "", "this machine's own kernel is not the board's to set"
+
+
 def test_the_old_board_has_no_python(lab: Lab) -> None:
     with lab.borrow("old"):
         assert ask(lab, "old", "command -v python3; echo $?") == "127"

@@ -37,7 +37,7 @@ def traces(lab: Lab, mark: str) -> list[str]:
 
 
 def test_down_leaves_nothing_and_two_labs_do_not_meet(lab: Lab, other: Lab) -> None:
-    other.up(["x86"])
+    other.up(["x86", "systemd"])
     mark = other.board("x86").link.network.mark
     assert other.board("x86").address != lab.board("x86").address
     assert len(traces(other, mark)) > 5

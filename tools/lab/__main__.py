@@ -7,6 +7,7 @@ import sys
 import time
 from collections.abc import Callable
 
+from tools.lab.cgroups import check_second_version
 from tools.lab.lab import Lab
 from tools.lab.system import LabError, check_machine
 
@@ -100,6 +101,7 @@ def _status(lab: Lab, said: argparse.Namespace) -> None:
 def _check(lab: Lab, said: argparse.Namespace) -> None:
     del lab, said
     check_machine(emulated=True)
+    check_second_version()
     print("This machine can carry the lab.")
 
 

@@ -34,7 +34,7 @@ class VirtualBoard:
         self.name = kind.name
         self.live = lab / "live" / kind.name
         self.folder = lab / "boards" / kind.name
-        self.group = Cgroup(f"{network.mark}/{kind.name}")
+        self.group = Cgroup(f"{network.mark}/{kind.name}", delegated=kind.init == "systemd")
         self.link = Link(network, kind.name, number, lab / f"{kind.name}-link.log")
         self.address = self.link.address
         # `upper` in it lies over the shared root
@@ -81,8 +81,9 @@ class VirtualBoard:
         command = [
             *self.link.enter(),
             *("unshare", "--mount", "--pid", "--uts", "--ipc", "--fork", "--kill-child"),
+            *(["--cgroup"] if self.kind.init == "systemd" else []),
             *("/bin/sh", str(BOOT), str(self._root), str(self.disk.folder), str(self.live)),
-            " ".join(self.kind.without),
+            *(self.kind.init, " ".join(self.kind.without)),
         ]
         with (self.live / "console.log").open("ab") as console:
             self.group.start(command, console)
@@ -101,16 +102,21 @@ class VirtualBoard:
         self.wait()
 
     def wait(self, timeout_s: float = ANSWER_S) -> None:
-        """Wait until its server answers. Raises LabError."""
+        """Wait until its server answers, and lets its user in. Raises LabError."""
         deadline = time.monotonic() + timeout_s
         while time.monotonic() < deadline:
             # An emulated sshd on busy cores takes seconds to greet, and each impatient caller costs it another.
             with suppress(OSError), socket.create_connection((self.address, self.port), GREETING_S) as connection:
                 if self.kind.link == "adb" or connection.recv(4) == b"SSH-":
-                    return
+                    break
             time.sleep(0.1)
-        said = (self.live / "console.log").read_text("utf-8", "replace").strip().rpartition("\n")[2]
-        raise LabError(f"{self.name} does not answer on {self.address}:{self.port}; its console: {said or 'nothing'}.")
+        else:
+            said = (self.live / "console.log").read_text("utf-8", "replace").strip().rpartition("\n")[2]
+            raise LabError(
+                f"{self.name} does not answer on {self.address}:{self.port}; its console: {said or 'nothing'}."
+            )
+        if self.kind.init == "systemd":  # only root is let in while it boots
+            self.run("/bin/systemctl", "is-system-running", "--wait", check=False, timeout_s=timeout_s)
 
     def run(self, *argv: str, check: bool = True, timeout_s: float = 60.0) -> str:
         """Run a command on the board as root, past its network, and return what it prints. Raises LabError."""

@@ -1,7 +1,7 @@
 # Mounts a virtual board inside namespaces of its own and becomes its first process.
-# Arguments: the shared root, the board's storage, the folder of its hardware, paths that it lacks.
+# Arguments: the shared root, the board's storage, the folder of its hardware, its init, paths that it lacks.
 set -e
-lower=$1 storage=$2 hardware=$3 without=$4
+lower=$1 storage=$2 hardware=$3 init=$4 without=$5
 root=$storage/merged
 mount -t overlay overlay -o "lowerdir=$lower,upperdir=$storage/upper,workdir=$storage/work" "$root"
 cd "$root"
@@ -10,8 +10,14 @@ mount -t proc proc proc
 for name in cpuinfo meminfo loadavg uptime; do
   [ ! -f "$hardware/proc/$name" ] || mount --bind "$hardware/proc/$name" "proc/$name"
 done
+# What systemd writes there on a machine of its own would set this machine's kernel.
+[ "$init" != systemd ] || { mount --bind proc/sys proc/sys; mount -o remount,bind,ro proc/sys; }
 mount --bind "$hardware/proc/boot_id" proc/sys/kernel/random/boot_id
 mount --bind "$hardware/sys" sys
+if [ "$init" = systemd ]; then
+  mkdir -p sys/fs/cgroup
+  mount -t cgroup2 -o nosuid,nodev,noexec,nsdelegate cgroup2 sys/fs/cgroup
+fi
 mount -t tmpfs -o mode=755,size=4m tmpfs dev
 for device in null:3 zero:5 full:7 random:8 urandom:9; do
   mknod -m 666 "dev/${device%:*}" c 1 "${device#*:}"

@@ -15,6 +15,7 @@ from tools.lab.system import LabError, environment
 
 MOUNT = Path("/sys/fs/cgroup")
 FIRST_CONTROLLERS = ("memory", "cpuacct", "cpu", "pids")  # each a tree of its own in the first version
+SECOND = MOUNT / "unified"  # where machines of the first version have the second beside it, without controllers
 PERIOD_US = 100_000
 KILL_S = 10.0
 
@@ -23,14 +24,19 @@ _JOIN = 'while [ "$1" != -- ]; do echo $$ > "$1"; shift; done; shift; "$@" &'
 
 
 class Cgroup:
-    """One group, in whichever version of control groups this machine mounts."""
+    """One group, in whichever version of control groups this machine mounts.
 
-    def __init__(self, name: str) -> None:
-        self.first = (MOUNT / "memory" / "cgroup.procs").exists()
+    `delegated` is for a board whose first process makes groups of the second version below it.
+    """
+
+    def __init__(self, name: str, *, delegated: bool = False) -> None:
+        self.first = first_version()
         if self.first:
             self._folders = {each: MOUNT / each / "edgedeploy-lab" / name for each in FIRST_CONTROLLERS}
         else:
             self._folders = {"": MOUNT / "edgedeploy-lab" / name}
+        if delegated and self.first:
+            self._folders["unified"] = SECOND / "edgedeploy-lab" / name
 
     def create(self, memory_bytes: int | None = None) -> None:
         """Make the group unless it is there, with a limit on the memory of all its processes together."""
@@ -62,8 +68,9 @@ class Cgroup:
         """The processes in the group, as this namespace numbers them."""
         found: set[int] = set()
         for folder in self._folders.values():
-            with suppress(OSError):
-                found.update(map(int, (folder / "cgroup.procs").read_text().split()))
+            for each in (folder, *_below(folder)):
+                with suppress(OSError):
+                    found.update(map(int, (each / "cgroup.procs").read_text().split()))
         return sorted(found)
 
     def freeze(self) -> None:
@@ -85,6 +92,9 @@ class Cgroup:
             if time.monotonic() > deadline:
                 raise LabError(f"The processes {', '.join(map(str, pids))} of the lab do not end.")
             time.sleep(0.02)
+        for folder in self._folders.values():
+            for each in _below(folder):
+                _remove(each)
 
     def remove(self) -> None:
         """Remove the group and those above it that are the lab's and empty; its processes must have ended."""
@@ -140,6 +150,25 @@ class Cgroup:
             parent.mkdir(exist_ok=True)
             with suppress(OSError):  # the limits themselves say what is missing
                 (parent / "cgroup.subtree_control").write_text("+memory +cpu +pids")
+
+
+def first_version() -> bool:
+    """Whether this machine has its controllers in control groups of the first version."""
+    return (MOUNT / "memory" / "cgroup.procs").exists()
+
+
+def check_second_version() -> None:
+    """Raise LabError unless this machine mounts control groups of the second version somewhere that we know."""
+    if not ((SECOND if first_version() else MOUNT) / "cgroup.procs").exists():
+        raise LabError(
+            f"This machine mounts no control groups of the second version, which a board with systemd needs: "
+            f"mkdir -p {SECOND} && mount -t cgroup2 cgroup2 {SECOND}."
+        )
+
+
+def _below(folder: Path) -> list[Path]:
+    """The groups that were made below a group, the innermost first."""
+    return [Path(parent) for parent, _, _ in os.walk(folder, topdown=False) if Path(parent) != folder]
 
 
 def _remove(folder: Path) -> None:

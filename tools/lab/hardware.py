@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from tools.lab import sensors
+from tools.lab import debian, sensors
 from tools.lab.kinds import BoardKind
 from tools.lab.system import LabError
 
@@ -25,7 +25,7 @@ nobody:x:65534:65534:nobody:/nonexistent:/usr/sbin/nologin
 _SSHD_CONFIG = """\
 HostKey /etc/ssh/ssh_host_ed25519_key
 PidFile /run/sshd.pid
-UsePAM no
+UsePAM {pam}
 UseDNS no
 PasswordAuthentication no
 KbdInteractiveAuthentication no
@@ -174,24 +174,27 @@ def write_value(path: Path, value: str) -> None:
 
 def own_files(kind: BoardKind, *, host_key: str, public_keys: str) -> Mapping[str, File]:
     """What the board has in its root besides the packages, by path; keys as OpenSSH writes them."""
-    phone = kind.link == "adb"
+    phone, systemd = kind.link == "adb", kind.init == "systemd"
     uid, home = _account(kind)
     users = ("root", "sshd", kind.user)
     service = _SERVICES[kind.link].format(core=kind.qemu_cpu)
+    init = debian.INIT if systemd else _INIT.format(service=service, core=kind.qemu_cpu)
     files = {
         "etc/passwd": File(_PASSWD.format(user=kind.user, uid=uid, home=f"/{home}")),
         "etc/group": File(f"root:x:0:\ndaemon:x:1:\ntty:x:5:\n{kind.user}:x:{uid}:\nnogroup:x:65534:\n"),
         "etc/shadow": File("".join(f"{name}:*:19000::::::\n" for name in users), 0o600),
         "etc/hostname": File(f"{kind.name}\n"),
         "etc/machine-id": File(f"{secrets.token_hex(16)}\n"),
-        "usr/sbin/init": File(_INIT.format(service=service, core=kind.qemu_cpu), 0o755),
+        "usr/sbin/init": File(init, 0o755),
     }
+    if systemd:
+        files.update({path: File(content) for path, content in debian.configuration(kind).items()})
     if phone:
         files["usr/bin/getprop"] = File(_GETPROP, 0o755)
         files["usr/bin/dumpsys"] = File(_DUMPSYS, 0o755)
         files["system/build.properties"] = File(sample(kind, "getprop.txt") or "")
     else:
-        files["etc/ssh/sshd_config"] = File(_SSHD_CONFIG)
+        files["etc/ssh/sshd_config"] = File(_SSHD_CONFIG.format(pam="yes" if systemd else "no"))
         files["etc/ssh/ssh_host_ed25519_key"] = File(host_key, 0o600)
         files["root/.ssh/authorized_keys"] = File(public_keys, 0o600)
         files[f"{home}/.ssh/authorized_keys"] = File(public_keys, 0o600)

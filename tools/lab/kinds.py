@@ -14,6 +14,8 @@ _SYSTEM = (
 )
 # libstdc++ and libgomp come with every Raspberry Pi OS and JetPack, and the runtimes want them.
 LINUX = (*_SYSTEM, "openssh-client", "openssh-server", "openssh-sftp-server", "python3", "libstdc++6", "libgomp1")
+# What a board's Debian starts with; roots share it, and a board without it has another first process.
+_SYSTEMD = ("systemd-sysv", "libpam-systemd", "dbus", "dbus-user-session", "polkitd", "sudo")
 PHONE = (*_SYSTEM, "adbd")
 
 
@@ -28,7 +30,7 @@ class RootKind:
 
 ROOTS: Mapping[str, RootKind] = {
     "linux-arm64": RootKind("arm64", LINUX),
-    "linux-amd64": RootKind("amd64", LINUX),
+    "linux-amd64": RootKind("amd64", (*LINUX, *_SYSTEMD)),
     "phone-arm64": RootKind("arm64", PHONE, backports=True),
 }
 
@@ -65,7 +67,8 @@ class BoardKind:
     `sample` names the folder of sample outputs whose /proc/cpuinfo and model it shows. `memory_bytes` is the limit
     on its processes, `disk_bytes` and `inodes` the size of its storage. `without` are paths that are removed from
     its root. `qemu_cpu` is the core that qemu plays, or the nearest that it has: what its `max` makes of instructions
-    that this board does not have is wrong in parts (qemu 7.2: int8 in XNNPACK).
+    that this board does not have is wrong in parts (qemu 7.2: int8 in XNNPACK). `init` is its first process: a shell
+    that keeps its server running, or the systemd of its root.
     """
 
     name: str
@@ -82,6 +85,7 @@ class BoardKind:
     link: Literal["ssh", "adb"] = "ssh"
     without: tuple[str, ...] = ()
     qemu_cpu: str = ""
+    init: Literal["shell", "systemd"] = "shell"
 
     @property
     def emulated(self) -> bool:
@@ -153,6 +157,13 @@ BOARDS: Mapping[str, BoardKind] = {
             disk_bytes=256 * MIB,
             without=_PYTHON,
             qemu_cpu="cortex-a72",
+        ),
+        BoardKind(
+            *("systemd", "x86-64", "linux-amd64", "x86-64", "edge", "powersave"),
+            (Core(4, 400_000, 4_100_000),),
+            _BOX,
+            2048 * MIB,
+            init="systemd",
         ),
     )
 }

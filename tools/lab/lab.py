@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Self, TextIO
 
 from tools.lab.boards import VirtualBoard
-from tools.lab.cgroups import Cgroup
+from tools.lab.cgroups import Cgroup, check_second_version
 from tools.lab.fleet import client_key, host_key, write_access
 from tools.lab.kinds import BOARDS
 from tools.lab.network import PROJECT, Network, cables_group, pick_network
@@ -64,6 +64,8 @@ class Lab:
             before = list(self.boards)
             wanted = [name for name in BOARDS if name in (names or BOARDS) or name in before]
             check_machine(emulated=any(BOARDS[name].emulated for name in wanted))
+            if any(BOARDS[name].init == "systemd" for name in wanted):
+                check_second_version()
             self._extract({BOARDS[name].root for name in wanted})
             network = self._network() or pick_network(self.folder)
             (self.folder / "names").write_text(" ".join(wanted))
