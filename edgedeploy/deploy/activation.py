@@ -20,6 +20,9 @@ from edgedeploy.on_device.sshsig import MANIFEST_NAMESPACE
 from edgedeploy.progress import SILENT, Progress
 from edgedeploy.records import Artifact, BoardReleases, DeploySettings, Device, Variant
 
+# What systemctl says of a unit that the user may not restart, with polkit and without.
+_FORBIDDEN = ("Interactive authentication required", "Access denied")
+
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
@@ -217,7 +220,10 @@ def _why(result: Mapping[str, Any]) -> str:
     if result["outcome"] != "rolled_back":
         return ""
     now = f"release {result['before']} is active again" if result["before"] else "no release is active"
-    return f"release {result['number']} was rolled back, {now}: {one_line(result['detail'])}"
+    why = one_line(result["detail"])
+    if any(said in why for said in _FORBIDDEN):
+        why += "; let the user who logs in restart that unit, by a rule of polkit or by sudo"
+    return f"release {result['number']} was rolled back, {now}: {why}"
 
 
 def _ms(value_ns: int | None) -> float | None:

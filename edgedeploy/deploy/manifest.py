@@ -45,9 +45,11 @@ def settled(*settings: DeploySettings) -> DeploySettings:
         result = result.over(each)
     if (unit := result.unit or result.user_unit) is not None:
         systemctl = ("systemctl", *(() if result.unit else ("--user",)))
+        # A unit that failed with one release as often as its start limit allows would not start with the next.
+        forgive, restart = " ".join((*systemctl, "reset-failed")), " ".join((*systemctl, "reload-or-restart"))
         result = replace(
             result,
-            reload=(*systemctl, "reload-or-restart", "--", unit),
+            reload=("sh", "-c", f'{forgive} -- "$1" 2>/dev/null; exec {restart} -- "$1"', "sh", unit),
             health=(*systemctl, "is-active", "--quiet", "--", unit),
         )
     return result
@@ -125,5 +127,5 @@ def longest_s(manifest: dict[str, Any]) -> float:
     # It is hashed when it is staged, right before it is activated, and as what is active and what is before.
     hashing_s = 5 * sum(entry["size_bytes"] for entry in manifest["files"]) / HASHED_BYTES_PER_S
     # Each attempt may try both releases; the container is rebuilt once.
-    attempt_s = told_s + 2 * asked["child_timeout_s"] + asked["pause_s"]
+    attempt_s = told_s + hooks["health_timeout_s"] + 2 * asked["child_timeout_s"] + asked["pause_s"]
     return float(120.0 + hashing_s + asked["child_timeout_s"] + asked["attempts"] * attempt_s + 2 * told_s)

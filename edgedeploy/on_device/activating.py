@@ -20,7 +20,7 @@ from .links import CURRENT, PREVIOUS, journal_path, linked, numbers, releases_fo
 from .lock import Locked, board_lock
 from .manifests import objects_of, read_manifest
 from .objects import object_path
-from .probation import Failed, prove, tell
+from .probation import Failed, prove, tell, unhealthy
 from .releases import (
     clear_leavings,
     drift,
@@ -87,11 +87,11 @@ def rollback(operation: dict[str, Any], root: str) -> dict[str, Any]:
         return _activate("rollback", root, manifest, [], Children(folder), new=False)
 
 
-def settle(root: str) -> None:
-    """Recover where nobody is at work. Raises Refused, OSError."""
+def settle(root: str, starting: bool = False) -> None:
+    """Recover where nobody is at work; `starting` says that the board just starts. Raises Refused, OSError."""
     try:
         with board_lock(root), workspace(root) as folder:
-            recover(root, folder)
+            recover(root, folder, starting)
     except Locked:
         pass  # whoever holds the board wrote the journal, or has just recovered by it
 
@@ -108,10 +108,11 @@ def _recovering(root: str, folder: str) -> Iterator[None]:
         raise
 
 
-def recover(root: str, folder: str) -> None:
+def recover(root: str, folder: str, starting: bool = False) -> None:
     """Bring what a dead process left to the old state or the new one. The caller holds the lock.
 
-    Raises Refused where the journal is damaged, OSError.
+    While the board is `starting`, an application that is not healthy is not told: it has yet to start, and may wait
+    for us to end. Raises Refused where the journal is damaged, OSError.
     """
     path = journal_path(root)
     if not os.path.lexists(path):
@@ -130,8 +131,8 @@ def recover(root: str, folder: str) -> None:
         what = f"the activation of release {journal['target']} was brought to its end"
     else:
         what = f"the activation of release {journal['target']} was taken back"
-        failed = _revert(root, journal, os.path.join(folder, "hook"))
-        what += f"; {failed}" if failed else ""
+        failed = _revert(root, journal, os.path.join(folder, "hook"), starting)
+        what = _with_untold(what, failed)
     clear_leavings(root)
     write_json(releases_folder(root, "recovered.json"), {"unix": int(time.time()), "what": what[:1000]})
 
@@ -209,7 +210,7 @@ def _activate(
         write_json(journal_path(root), dict(journal, state=_COMMITTING))
     except (Failed, Refused, OSError, ValueError) as error:
         failed = _revert(root, dict(journal, state=_REVERTING), children.path("hook"))
-        detail = f"{error}; {failed}" if failed else str(error)
+        detail = _with_untold(str(error), failed)
         return dict(_result(op, "rolled_back", number, before), detail=detail[:2000], notes=notes)
     _commit(root, journal)
     return dict(
@@ -240,8 +241,8 @@ def _commit(root: str, journal: dict[str, Any]) -> None:
     _forget(root)
 
 
-def _revert(root: str, journal: dict[str, Any], output: str) -> str:
-    """Take an activation back; return what did not work about telling the application, or ""."""
+def _revert(root: str, journal: dict[str, Any], output: str, starting: bool = False) -> str:
+    """Take an activation back; return why the application could not be told, or ""."""
     target, before = journal["target"], journal["before"]
     switched = linked(root, CURRENT) != before or journal["state"] == _REVERTING
     if switched:
@@ -255,13 +256,22 @@ def _revert(root: str, journal: dict[str, Any], output: str) -> str:
     if switched:
         try:
             known = manifest_of(root, target if before is None else before)
-            tell(root, known["hooks"], None if before is None else known, output)
+            active = None if before is None else known
+            if not starting or not unhealthy(root, known["hooks"], active, output):
+                tell(root, known["hooks"], active, output)
         except (Failed, Refused, OSError) as error:
-            failed = f"and the application could not be told of the old release again: {error}"
+            failed = str(error)
     if journal["new"]:
         remove_release(root, target)
     _forget(root)
     return failed
+
+
+def _with_untold(what: str, failed: str) -> str:
+    if not failed:
+        return what
+    untold = "the application could not be told of the old release again"
+    return f"{what}; and for the same reason {untold}" if failed in what else f"{what}; and {untold}: {failed}"
 
 
 def _forget(root: str) -> None:

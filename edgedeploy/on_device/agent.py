@@ -85,7 +85,7 @@ def _options(arguments: list[str]) -> dict[str, str] | None:
 def _recover(root: str) -> int:
     """Do before the application starts what the next operation would do first. Returns 0, or 1 where it cannot."""
     try:
-        _settle(os.path.abspath(root))
+        _settle(os.path.abspath(root), starting=True)
     except (Refused, OSError) as error:
         print(f"edgedeploy-agent: {error}", file=sys.stderr)  # noqa: T201
         return 1
@@ -205,7 +205,7 @@ def _release(operation: dict[str, Any], root: str) -> dict[str, Any]:
     return handlers[operation["op"]](operation, root)
 
 
-def _settle(root: str) -> None:
+def _settle(root: str, starting: bool = False) -> None:
     """Set right what a crash left among releases, where there ever were any. Raises Refused, OSError."""
     if os.path.isdir(os.path.join(root, "releases")):
         from .links import unsettled
@@ -213,7 +213,7 @@ def _settle(root: str) -> None:
         if unsettled(root):
             from .activating import settle
 
-            settle(root)
+            settle(root, starting)
 
 
 def _unpack_runtime(operation: dict[str, Any], root: str) -> dict[str, Any]:

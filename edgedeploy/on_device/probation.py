@@ -40,7 +40,8 @@ def prove(root: str, manifest: dict[str, Any], before: dict[str, Any] | None, ch
     """Put the active release to the test, each step as often as the manifest says. Raises Failed, OSError.
 
     The application reloads and is healthy, the model loads in its runtime, gives for the golden inputs what the host
-    saw, and its median run is within the limits: absolutely, and beside that of the release before in this minute.
+    saw, its median run is within the limits: absolutely, and beside that of the release before in this minute; and the
+    application is healthy still.
     """
     proof = Proof()
     hooks, asked = manifest["hooks"], manifest["probation"]
@@ -55,7 +56,14 @@ def prove(root: str, manifest: dict[str, Any], before: dict[str, Any] | None, ch
                 proof.notes.append(f"the release before could not be measured beside it: {error}"[:1000])
         _check_pace(asked, proof)
 
-    for step in (lambda: tell(root, hooks, manifest, children.path("hook")), compute):
+    def stay_healthy() -> None:
+        why = unhealthy(root, hooks, manifest, output)
+        if why:
+            raise Failed(f"the application was healthy at first, and no longer is: {why}")
+
+    output = children.path("hook")
+    # One that dies of what it has loaded was well when it was asked right after its start.
+    for step in (lambda: tell(root, hooks, manifest, output), compute, stay_healthy):
         _try(step, asked["attempts"], asked["pause_s"])
     if hooks["reload"] is None:
         proof.notes.append("no reload is set, so that no application was told")
@@ -69,11 +77,7 @@ def tell(root: str, hooks: dict[str, Any], manifest: dict[str, Any] | None, outp
 
     `manifest` is that of the active release, None where none is; `output` is a file for what the commands say.
     """
-    current = os.path.join(root, "current")
-    environment = dict(os.environ, EDGEDEPLOY_CURRENT=current, EDGEDEPLOY_RELEASE="", EDGEDEPLOY_MODEL="")
-    if manifest is not None:
-        environment["EDGEDEPLOY_RELEASE"] = str(manifest["number"])
-        environment["EDGEDEPLOY_MODEL"] = os.path.join(current, file_of(manifest, MODEL)["path"])
+    environment = _environment(root, manifest)
     if hooks["reload"] is not None:
         _, why = _run(hooks["reload"], hooks["reload_timeout_s"], environment, output)
         if why:
@@ -87,6 +91,26 @@ def tell(root: str, hooks: dict[str, Any], manifest: dict[str, Any] | None, outp
             if time.monotonic() + _HEALTH_PAUSE_S > deadline:
                 raise Failed(f"the application was not healthy within {hooks['health_timeout_s']:g} s: {why}")
             time.sleep(_HEALTH_PAUSE_S)  # an application loads for a while, and asking costs it
+
+
+def unhealthy(root: str, hooks: dict[str, Any], manifest: dict[str, Any] | None, output: str) -> str:
+    """Ask once whether the application is healthy; return why it is not, "" where it is or cannot be asked."""
+    if hooks["health"] is None:
+        return ""
+    return _run(hooks["health"], hooks["health_timeout_s"], _environment(root, manifest), output)[1]
+
+
+def _environment(root: str, manifest: dict[str, Any] | None) -> dict[str, str]:
+    current = os.path.join(root, "current")
+    environment = dict(os.environ, EDGEDEPLOY_CURRENT=current, EDGEDEPLOY_RELEASE="", EDGEDEPLOY_MODEL="")
+    if manifest is not None:
+        environment["EDGEDEPLOY_RELEASE"] = str(manifest["number"])
+        environment["EDGEDEPLOY_MODEL"] = os.path.join(current, file_of(manifest, MODEL)["path"])
+    # A login without PAM, or the start of the board, does not say where the services of this user are asked for.
+    services = f"/run/user/{os.getuid()}"
+    if os.path.isdir(services):
+        environment.setdefault("XDG_RUNTIME_DIR", services)
+    return environment
 
 
 def _try(step: Callable[[], None], attempts: int, pause_s: float) -> None:
@@ -171,6 +195,8 @@ def _run(argv: list[str], timeout_s: float, environment: dict[str, str], path: s
         return True, ""
     with open(path, "rb") as file:
         file.seek(max(0, os.path.getsize(path) - _TAIL_BYTES))
-        last = file.read().decode("utf-8", "replace").strip().rpartition("\n")[2][:300]
+        lines = file.read().decode("utf-8", "replace").strip().splitlines()
+    # The last words of systemctl are where to read on: those before say what went wrong.
+    last = next((line for line in reversed(lines) if not line.startswith("See ")), "").rstrip(".")[:300]
     end = f"exit code {status}" if status > 0 else f"signal {-status}"
     return False, f"`{argv[0]}` ended with {end}" + (f": {last}" if last else "")

@@ -23,6 +23,9 @@ from tests.on_device.virtual_board import sha256
 FILLING = Path(__file__).with_name("filling.py")
 OLD, NEW = (2, 1), (3, 2)
 DEADLINE = pytest.mark.timeout(60)
+SYSTEMCTL = "Job for app failed.\\nSee its status for details.\\n"
+# An application that dies of the model after it was asked for its health.
+ONCE = 'test ! -e "${EDGEDEPLOY_CURRENT%/*}/asked" && touch "${EDGEDEPLOY_CURRENT%/*}/asked"'
 
 
 def truncated(content: bytes) -> bytes:
@@ -157,6 +160,8 @@ def test_a_board_that_does_not_know_the_time_takes_a_release_and_says_so(kitchen
         ({"health": ("false",)}, {}, "the application was not healthy within 0.5 s: `false` ended with exit code 1"),
         ({"health": ("sleep", "60")}, {}, "the application was not healthy within 0.5 s"),
         ({"reload": ("sh", "-c", "echo no such model >&2; exit 3")}, {}, "ended with exit code 3: no such model"),
+        ({"reload": ("sh", "-c", f"printf '{SYSTEMCTL}' >&2; exit 1")}, {}, "exit code 1: Job for app failed (attempt"),
+        ({"health": ("sh", "-c", ONCE)}, {}, "healthy at first, and no longer is: `sh` ended with exit code 1"),
         ({"reload": ("/no/such/program",)}, {}, "the reload command failed: `/no/such/program` cannot be run"),
         ({"reload": ("sleep", "60"), "reload_timeout_s": 0.3}, {}, "`sleep` did not end within 0.3 s"),
         ({}, {"p50_ms": 1e-9}, "a run takes"),

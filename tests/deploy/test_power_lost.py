@@ -117,3 +117,25 @@ def test_a_board_that_starts_alone_sets_itself_right(kitchen: Kitchen, third: Bu
     (kitchen.root / "releases" / "journal.json").write_text("{")
     done = subprocess.run(recover, capture_output=True, timeout=60, env=plain_environment())
     assert (done.returncode, b"journal.json is damaged" in done.stderr) == (1, True)
+
+
+@DEADLINE
+@pytest.mark.fault
+@pytest.mark.parametrize("running", [True, False])
+def test_a_board_that_starts_does_not_wait_for_its_application(kitchen: Kitchen, third: Built, running: bool) -> None:
+    """While a board starts, an application that is not well has yet to start and is told nothing; one that runs is."""
+    up = kitchen.root / "up"
+    up.touch()
+    health = ("sh", "-c", 'test -e "${EDGEDEPLOY_CURRENT%/*}/up"')
+    settings = DeploySettings(reload=kitchen.settings.reload, health=health, health_timeout_s=50)
+    assert kitchen.do(kitchen.operation(3, third, settings=settings))["outcome"] == "active"
+    kitchen.kill_at("replace:/1.json:after:1", kitchen.operation(4, third, settings=settings))
+    if not running:
+        up.unlink()
+    recover = [sys.executable, str(kitchen.root / "agent"), "--recover", str(kitchen.root)]
+    began_s = time.monotonic()
+    done = subprocess.run(recover, capture_output=True, timeout=60, env=plain_environment())
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert time.monotonic() - began_s < 25
+    assert kitchen.heard() == ["3", "4", *(["3"] if running else [])]
+    assert kitchen.active() == (3, 2)

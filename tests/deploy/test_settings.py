@@ -7,6 +7,9 @@ import pytest
 from edgedeploy.deploy import settled
 from edgedeploy.records import DeploySettings
 
+RESTART = ("sh", "-c", 'systemctl reset-failed -- "$1" 2>/dev/null; exec systemctl reload-or-restart -- "$1"', "sh")
+RESTART_FOR_USER = (*RESTART[:2], RESTART[2].replace("systemctl", "systemctl --user"), "sh")
+
 
 def test_what_is_not_said_has_a_default() -> None:
     settings = settled(DeploySettings(attempts=5), DeploySettings(attempts=2, max_slowdown=3.0))
@@ -19,13 +22,13 @@ def test_what_is_not_said_has_a_default() -> None:
         (
             DeploySettings(unit="app.service"),
             DeploySettings(reload=("x",)),
-            ("systemctl", "reload-or-restart", "--", "app.service"),
+            (*RESTART, "app.service"),
             ("systemctl", "is-active", "--quiet", "--", "app.service"),
         ),
         (
             DeploySettings(),
             DeploySettings(user_unit="app.service"),
-            ("systemctl", "--user", "reload-or-restart", "--", "app.service"),
+            (*RESTART_FOR_USER, "app.service"),
             ("systemctl", "--user", "is-active", "--quiet", "--", "app.service"),
         ),
         (DeploySettings(reload=("y",)), DeploySettings(unit="app.service"), ("y",), None),
