@@ -29,7 +29,7 @@ mount -t tmpfs -o mode=1777,size=64m tmpfs dev/shm
 ln -s pts/ptmx dev/ptmx
 ln -s /proc/self/fd dev/fd
 for number in 0:stdin 1:stdout 2:stderr; do ln -s "/proc/self/fd/${number%:*}" "dev/${number#*:}"; done
-mount -t tmpfs -o mode=755,size=16m tmpfs run
+mount -t tmpfs -o mode=755,size=64m tmpfs run # systemd takes no new units in where less than 16 MiB are free
 mkdir -p run/sshd run/vcio
 mount --bind "$hardware/vcio" run/vcio
 if [ -d data/local/tmp ]; then
