@@ -163,9 +163,8 @@ def test_a_reboot_is_one(pi4: VirtualBoard, lab: Lab) -> None:
 
 def ping_ms(lab: Lab, board: VirtualBoard, count: int) -> list[float]:
     """Round-trip times from another board; those that got lost are missing."""
-    said = lab.board("x86").run(
-        "/bin/ping", "-n", "-c", str(count), "-i", "0.02", "-W", "1", board.address, check=False
-    )
+    with lab.borrow("x86") as other:
+        said = other.run("/bin/ping", "-n", "-c", str(count), "-i", "0.02", "-W", "1", board.address, check=False)
     return [float(found) for found in re.findall(r"time=([\d.]+) ms", said)]
 
 
