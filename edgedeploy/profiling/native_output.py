@@ -11,10 +11,12 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from edgedeploy.board.bare import MAX_ROWS
 from edgedeploy.errors import AgentError
 
 _NUMBER = r"(\d+(?:\.\d+)?(?:e[+-]?\d+)?)"
-_STATS = re.compile(r"\bcount=(\d+)((?: \w+=[^\s]+)*)")
+# Where all runs took the same it says so behind the last of them, without min, max and avg.
+_STATS = re.compile(r"\bcount=(\d+)((?: \w+=[^\s(]+(?:\(all same\))?)*)")
 _SUMMARY = re.compile(
     rf"Inference timings in us: Init: {_NUMBER}, First inference: {_NUMBER}, "
     rf"Warmup \(avg\): {_NUMBER}, Inference \(avg\): {_NUMBER}"
@@ -29,7 +31,6 @@ _ROW = re.compile(rf"[^,\n]*,{_NUMBER},\d+,-?\d+,\d+")
 
 # Beyond this, numbers are no times that anybody waited for.
 _MAX_NS = 10**15
-MAX_ROWS = 1_000_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +42,7 @@ class NativeRun:
     """
 
     init_ns: int
-    first_inference_ns: int
+    first_inference_ns: int | None
     warm_up_runs: int
     runs: int
     samples_ns: tuple[int, ...]
@@ -96,7 +97,7 @@ def parse_perf_test(text: str, rows: str) -> NativeRun:
         )
     return NativeRun(
         init_ns=_ns(creation[1], 1e9),
-        first_inference_ns=_ns(first[1], 1e6),
+        first_inference_ns=_ns(first[1], 1e6) or None,  # it tells whole milliseconds, and a 0 of them is no time
         warm_up_runs=1,
         runs=len(samples),
         samples_ns=samples,
@@ -110,7 +111,7 @@ def parse_perf_test(text: str, rows: str) -> NativeRun:
 
 
 def _pairs(text: str) -> Mapping[str, str]:
-    return dict(pair.split("=", 1) for pair in text.split())
+    return dict(pair.split("=", 1) for pair in text.replace("(all same)", "").split())
 
 
 def _ns(text: str, unit_ns: float) -> int:
