@@ -49,6 +49,8 @@ from edgedeploy.statistics import least_runs, median_interval, percentile
 RUN_TIMEOUT_S = 300.0
 WARM_UP_RUNS = 30
 WARM_UP_S = 0.5
+# Below, one more or less is over 2 %, and medians that agree to the microsecond say nothing of how well p50 is known.
+_COARSE_US = 50
 
 _Run = tuple[NativeRun, Repetition]
 
@@ -78,7 +80,7 @@ def profile_natively(
     """Measure variants that lie on the board, with the runners that lie there, on its CPU; one report each.
 
     A repetition is a process; those of all variants are interleaved in random order. Raises BoardError where a runner
-    does not run there at all, LeaseError, and TransportError.
+    does not run there at all or is a release that cannot be read, LeaseError, and TransportError.
     """
     facts = parse_facts(board.ask(FACTS_SCRIPT), board.facts.machine)
     named = f" ({facts.phone})" if facts.phone else ""
@@ -148,7 +150,7 @@ def _options(kind: str, mode: Mode, threads: int) -> tuple[str, ...]:
 def _call(
     board: BareBoard, variant: Variant, runner: Runner, options: Sequence[str], state: _Measured
 ) -> NativeRun | None:
-    """One process; None where it failed, and then `state` says how. BoardError where the runner does not start."""
+    """One process; None where it failed, and then `state` says how. BoardError where the runner is to blame."""
     libraries = f"{board.root}/runtimes/{runner.id}"
     program = f"{libraries}/{runner.binary}"
     suffix = variant.target.format.value
@@ -181,6 +183,8 @@ def _call(
         state.outcome, state.detail = failure(done.exit_code, text)
     except AgentError as error:
         state.outcome, state.detail = Outcome.CRASHED, str(error)
+    except BoardError as error:
+        raise BoardError(f"{board.name}: {error}") from error
     return None
 
 
@@ -197,6 +201,9 @@ def _judge(
     reasons = [f"outputs were not compared with the host's: {runner.kind} makes up its own input"]
     if not kept[0][0].keeps_samples:
         reasons.append(f"{runner.kind} keeps no raw samples: p50 and p95 are medians of what it tells of each process")
+        shortest_us = min(run.samples_ns[0] for run, _ in kept) // 1000
+        if shortest_us < _COARSE_US:
+            reasons.append(f"{runner.kind} counts whole microseconds, and p50 is only {shortest_us} of them")
     reasons.append("whether the warm-up converged is not known")
     if voids:
         reasons.insert(0, f"{len(voids)} of {len(conditions.repetitions)} repetitions void: {voids[0]}")

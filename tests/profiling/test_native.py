@@ -225,6 +225,25 @@ def test_runner_that_does_not_take_the_options_is_an_error_of_the_board(
 
 
 @pytest.mark.fault
+def test_older_runner_is_an_error_of_the_board(
+    board: BareBoard, device: Device, kind: DeviceProfile, tmp_path: Path
+) -> None:
+    """A release of a runner that tells too little is an error that says so, and no variant's result."""
+    script = f"#!/bin/sh\ncat <<'END'\n{samples.text('x86-64', 'benchmark_model_old.txt')}END\n"
+    with pytest.raises(BoardError, match=r"^phone: benchmark_model printed no median, .*`edgedeploy runtimes add`"):
+        measure(board, device, kind, tmp_path, script, TFLITE)
+
+
+def test_median_of_few_whole_microseconds_says_so(
+    board: BareBoard, device: Device, kind: DeviceProfile, tmp_path: Path
+) -> None:
+    quick = re.sub(r"median=\d+", "median=19", BENCHMARK_MODEL)
+    told = "benchmark_model counts whole microseconds, and p50 is only 19 of them"
+    assert told in measure(board, device, kind, tmp_path, quick, TFLITE).reasons
+    assert told not in measure(board, device, kind, tmp_path, BENCHMARK_MODEL, TFLITE).reasons
+
+
+@pytest.mark.fault
 def test_object_that_is_gone_is_an_error_of_the_board(
     board: BareBoard, device: Device, kind: DeviceProfile, tmp_path: Path
 ) -> None:
