@@ -54,11 +54,14 @@ flock -n 9 9>&9
 umask 077
 [ -f "$root/objects/sha256/${{model%%.*}}" ] || exit {_NO_FILE}
 mkdir "$work" && cd "$work" && ln -s "$root/objects/sha256/${{model%%.*}}" "model.${{model##*.}}" || exit {_NO_FOLDER}
+kills() {{ grep '^oom_kill ' /proc/vmstat 2>/dev/null; }}
+kills=$(kills)
 LD_LIBRARY_PATH=$libraries "$@" >&2 9>&9 &
 p=$!
 trap 'kill -KILL "$p"; rm -rf "$work"; exit 129' HUP TERM INT
 wait "$p"
 code=$?
+[ "$code" -eq 137 ] && [ "$(kills)" != "$kills" ] && echo 'Out of memory: the kernel killed it' >&2
 [ -f rows.csv ] && head -n {MAX_ROWS} rows.csv
 cd "$root" && rm -rf "$work"
 exit "$code"

@@ -174,6 +174,7 @@ def test_runs_of_a_void_repetition_do_not_count(
     [
         (f"{failing('custom_operator')}exit 1", "unsupported", "exit code 1: .*unresolved custom op: Frobnicate"),
         (f"{failing('no_memory')}kill -ABRT $$", "out_of_memory", "killed by signal 6: .*bad_alloc"),
+        ("kill -KILL $$", "crashed", "^killed by signal 9$"),
         ("kill -SEGV $$", "crashed", "^killed by signal 11$"),
         ("exit 3", "crashed", "^exit code 3$"),
         ("exit 0", "crashed", "printed no timings"),
