@@ -56,7 +56,7 @@ umask 077
 mkdir "$work" && cd "$work" && ln -s "$root/objects/sha256/${{model%%.*}}" "model.${{model##*.}}" || exit {_NO_FOLDER}
 kills() {{ grep '^oom_kill ' /proc/vmstat 2>/dev/null; }}
 kills=$(kills)
-LD_LIBRARY_PATH=$libraries "$@" >&2 9>&9 &
+ORT_DISABLE_TELEMETRY=${{ORT_DISABLE_TELEMETRY:-1}} LD_LIBRARY_PATH=$libraries "$@" >&2 9>&9 &
 p=$!
 trap 'kill -KILL "$p"; rm -rf "$work"; exit 129' HUP TERM INT
 wait "$p"

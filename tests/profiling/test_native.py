@@ -256,6 +256,13 @@ def test_object_that_is_gone_is_an_error_of_the_board(
     assert not list(Path(board.root, "tmp").iterdir())
 
 
+def test_runner_is_told_to_send_nothing_to_its_maker(
+    board: BareBoard, device: Device, kind: DeviceProfile, tmp_path: Path
+) -> None:
+    script = PERF_TEST.replace("[ -s model.onnx ]", '[ "$ORT_DISABLE_TELEMETRY" = 1 ]')
+    assert measure(board, device, kind, tmp_path, script, ONNX).outcome is Outcome.OK
+
+
 def test_rows_beyond_a_million_are_left_on_the_board(
     board: BareBoard, device: Device, kind: DeviceProfile, tmp_path: Path
 ) -> None:
