@@ -26,7 +26,7 @@ from edgedeploy.profiling.native_conditions import (
     parse_facts,
     parse_snapshot,
 )
-from edgedeploy.profiling.native_failures import complaint, failure, is_usage
+from edgedeploy.profiling.native_failures import complaint, does_not_start, failure, is_usage
 from edgedeploy.profiling.native_output import NativeRun, parse_benchmark_model, parse_perf_test
 from edgedeploy.profiling.session import in_ms
 from edgedeploy.records import (
@@ -166,7 +166,7 @@ def _call(
         board.ask(":")  # a link that is lost is no result of the variant's
         state.outcome, state.detail = Outcome.TIMEOUT, f"gave no answer within {RUN_TIMEOUT_S:g} s"
         return None
-    if done.exit_code in {126, 127} or "CANNOT LINK EXECUTABLE" in text:
+    if does_not_start(done.exit_code, text):
         last = next((line.strip()[:300] for line in reversed(text.splitlines()) if line.strip()), "")
         raise BoardError(
             f"{board.name}: the native runner {runner.binary} does not start there: {last or 'it says nothing'}; "

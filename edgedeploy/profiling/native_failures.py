@@ -11,7 +11,10 @@ _SIGNALS = range(129, 128 + 65)
 _LONGEST = 2000
 
 # "Failed to allocate" alone will not do: "Failed to allocate tensors!" is what follows any operator that was refused.
-_NO_MEMORY = ("bad_alloc", "Out of memory", "out of memory", "Failed to allocate memory", "Cannot allocate memory")
+_NO_MEMORY = (
+    *("bad_alloc", "Out of memory", "out of memory", "Failed to allocate memory", "Cannot allocate memory"),
+    "mmap error: 12",  # Abseil's allocator; ENOMEM
+)
 # TensorFlow Lite's interpreter and the tool around it, then ONNX Runtime, whose messages do not name their status code.
 _REFUSED = (
     *("Didn't find op", "unresolved custom op", "builtin_code out of range", "failed to prepare", "failed to invoke"),
@@ -53,6 +56,15 @@ def complaint(text: str) -> str:
     lines = [line for each in text.splitlines() if not _REMARK.match(line := each[:_LONGEST].strip())]
     first = next((line for line in lines if _SEVERE.match(line)), next(iter(lines), ""))
     return " ".join(_PLACE.sub("", _LOGGED.sub("", first)).split())[:300]
+
+
+def does_not_start(code: int, text: str) -> bool:
+    """Whether it was the loader that failed, and no line of the runner ever ran.
+
+    glibc's ends with 127, but with 1 where a library is of another release, Android's with 1.
+    """
+    told = "CANNOT LINK EXECUTABLE" in text or re.search(r"version `[^']{1,99}' not found \(required by ", text)
+    return code in {126, 127} or bool(code != 0 and told)
 
 
 def is_usage(text: str) -> bool:

@@ -206,7 +206,14 @@ def test_runner_that_fails_is_a_result(
 
 
 @pytest.mark.fault
-@pytest.mark.parametrize("script", ["#!/none/interpreter\n", "not a program\0\1\2"])
+@pytest.mark.parametrize(
+    "script",
+    [
+        "#!/none/interpreter\n",
+        "not a program\0\1\2",
+        f"#!/bin/sh\ncat <<'END' >&2\n{samples.text('x86-64', 'onnxruntime_perf_test_other_library.txt')}END\nexit 1\n",
+    ],
+)
 def test_runner_that_does_not_start_is_an_error_of_the_board(
     board: BareBoard, device: Device, kind: DeviceProfile, tmp_path: Path, script: str
 ) -> None:

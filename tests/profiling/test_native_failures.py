@@ -8,7 +8,7 @@ import time
 import pytest
 
 from edgedeploy.board.untrusted import plain
-from edgedeploy.profiling.native_failures import complaint, failure, is_usage
+from edgedeploy.profiling.native_failures import complaint, does_not_start, failure, is_usage
 from edgedeploy.records import Outcome
 from tests.boards import samples
 
@@ -71,7 +71,14 @@ def test_failure_of_a_real_runner(name: str, outcome: str, detail: str) -> None:
 def test_every_capture_of_a_failure_has_a_test() -> None:
     failed = {name for name in samples.sources("x86-64") if name.startswith((TFLITE, ONNX)) and captured(name)[0]}
     (marks,) = [mark for mark in test_failure_of_a_real_runner.pytestmark if mark.name == "parametrize"]  # type: ignore[attr-defined]
-    assert failed == {f"{case[0]}.txt" for case in marks.args[1]} | {f"{ONNX}_usage.txt"}
+    assert failed == {f"{case[0]}.txt" for case in marks.args[1]} | {f"{ONNX}_usage.txt", f"{ONNX}_other_library.txt"}
+
+
+def test_library_of_another_release_is_told_from_failure() -> None:
+    assert does_not_start(*captured(f"{ONNX}_other_library.txt"))
+    assert does_not_start(1, 'CANNOT LINK EXECUTABLE "./benchmark_model": library "libc++_shared.so" not found')
+    others = [name for name in samples.sources("x86-64") if name.startswith((TFLITE, ONNX)) and "library" not in name]
+    assert not any(does_not_start(*captured(name)) for name in others)
 
 
 def test_usage_is_told_from_failure() -> None:
