@@ -35,6 +35,7 @@ def captured(name: str) -> tuple[int, str]:
             "exit code 1: ERROR: Encountered unresolved custom op: Frobnicate",
         ),
         (f"{TFLITE}_no_memory", "out_of_memory", "killed by signal 6: terminate called after .* 'std::bad_alloc'$"),
+        (f"{TFLITE}_no_memory_at_first", "out_of_memory", r"killed by signal 6: \[low_level_alloc.*mmap error: 12"),
         (f"{TFLITE}_killed", "crashed", "killed by signal 9$"),
         (f"{ONNX}_truncated", "unsupported", "exit code 255: Failed to load model .* because protobuf parsing failed"),
         (f"{ONNX}_empty", "unsupported", "exit code 255: Load model from model.onnx failed:ModelProto does not have"),
