@@ -93,7 +93,7 @@ def test_a_board_without_python_and_without_runners(tmp_path: Path) -> None:
 
 def add_runner(folder: Path, monkeypatch: pytest.MonkeyPatch, name: str = "benchmark_model") -> None:
     tool = folder / name
-    tool.write_text(f"#!/bin/sh\ncat <<'END'\n{samples.text('pixel-8', 'benchmark_model.txt')}\nEND\n")
+    tool.write_text(f"#!/bin/sh\ncat <<'END'\n{samples.text('x86-64', 'benchmark_model.txt')}\nEND\n")
     with monkeypatch.context() as patch:
         patch.setattr("edgedeploy.board.runners.elf_machine", lambda _: "x86_64")
         Project(folder).runners.add(tool)

@@ -18,7 +18,9 @@ from edgedeploy.errors import BoardError, LeaseError, NoPython, TransferError, T
 from edgedeploy.records import Device, DeviceProfile
 from edgedeploy.transport import Completed, Transport, open_transport
 
-_LOCKED, _NO_FOLDER = 75, 74  # sysexits.h: EX_TEMPFAIL, EX_IOERR
+_LOCKED, _NO_FOLDER, _NO_FILE = 75, 74, 66  # sysexits.h: EX_TEMPFAIL, EX_IOERR, EX_NOINPUT
+# A net of a microsecond makes a million a second; all of them come back in one answer.
+MAX_ROWS = 1_000_000
 
 _PRESENT = """
 cd -- "$1" || exit 1
@@ -50,13 +52,17 @@ exec 9>>"$root/lock" || exit {_NO_FOLDER}
 flock -n 9 9>&9
 [ $? -eq 1 ] && exit {_LOCKED}
 umask 077
+[ -f "$root/objects/sha256/${{model%%.*}}" ] || exit {_NO_FILE}
 mkdir "$work" && cd "$work" && ln -s "$root/objects/sha256/${{model%%.*}}" "model.${{model##*.}}" || exit {_NO_FOLDER}
-LD_LIBRARY_PATH=$libraries "$@" >&2 9>&9 &
+kills() {{ grep '^oom_kill ' /proc/vmstat 2>/dev/null; }}
+kills=$(kills)
+ORT_DISABLE_TELEMETRY=${{ORT_DISABLE_TELEMETRY:-1}} LD_LIBRARY_PATH=$libraries "$@" >&2 9>&9 &
 p=$!
 trap 'kill -KILL "$p"; rm -rf "$work"; exit 129' HUP TERM INT
 wait "$p"
 code=$?
-[ -f rows.csv ] && cat rows.csv
+[ "$code" -eq 137 ] && [ "$(kills)" != "$kills" ] && echo 'Out of memory: the kernel killed it' >&2
+[ -f rows.csv ] && head -n {MAX_ROWS} rows.csv
 cd "$root" && rm -rf "$work"
 exit "$code"
 """
@@ -113,7 +119,7 @@ class BareBoard:
         """Run a native runner beside the object `model` (`digest.suffix`), linked to as `model.suffix`.
 
         Returns how it ended, what it said and what it wrote to `rows.csv`. Raises LeaseError where another job holds
-        the board, BoardError where nothing can be written, and TransportError.
+        the board, BoardError where nothing can be written or the object is not there, and TransportError.
         """
         command = ["sh", "-c", _RUN, "run", self.root, f"{secrets.token_hex(8)}-native", model, libraries, *argv]
         done = self.transport.run(command, timeout_s=timeout_s, check=False)
@@ -122,6 +128,8 @@ class BareBoard:
         if done.exit_code == _NO_FOLDER:
             last = done.stderr.decode("utf-8", "replace").strip()[-200:]
             raise BoardError(f"{self.name}: no folder can be made in {self.root}: {plain(last)}.")
+        if done.exit_code == _NO_FILE:
+            raise BoardError(f"{self.name}: {model} does not lie there any more; push it again.")
         return done, plain(done.stderr.decode("utf-8", "replace")), done.stdout.decode("utf-8", "replace")
 
     def ask(self, script: str) -> str:

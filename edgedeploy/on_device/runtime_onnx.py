@@ -42,6 +42,11 @@ _PROFILE = "profile"  # no entry of the runtime's: the prefix of the file that i
 _MAX_PROFILE_BYTES = 64 << 20
 
 
+# From 1.31 on it writes down what it does, in a database below the home folder, and sends that to its maker, by a
+# thread of its own that would be measured too. It reads this once, as it is imported.
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
+
+
 class OnnxSession:
     """A loaded ONNX file; a Session as runtimes.py describes it."""
 

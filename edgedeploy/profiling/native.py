@@ -26,6 +26,7 @@ from edgedeploy.profiling.native_conditions import (
     parse_facts,
     parse_snapshot,
 )
+from edgedeploy.profiling.native_failures import complaint, does_not_start, failure, is_usage
 from edgedeploy.profiling.native_output import NativeRun, parse_benchmark_model, parse_perf_test
 from edgedeploy.profiling.session import in_ms
 from edgedeploy.records import (
@@ -48,14 +49,8 @@ from edgedeploy.statistics import least_runs, median_interval, percentile
 RUN_TIMEOUT_S = 300.0
 WARM_UP_RUNS = 30
 WARM_UP_S = 0.5
-
-_NO_MEMORY = ("bad_alloc", "Out of memory", "out of memory", "Failed to allocate")
-# What both say of a file that their runtime cannot take: TensorFlow Lite's interpreter, ONNX Runtime's status codes.
-_REFUSED = (
-    *("Didn't find op", "unresolved custom op", "Failed to mmap model", "Failed to load model"),
-    *("Failed to initialize the interpreter", "Failed to construct interpreter", "NOT_IMPLEMENTED", "INVALID_GRAPH"),
-)
-
+# Below, one more or less is over 2 %, and medians that agree to the microsecond say nothing of how well p50 is known.
+_COARSE_US = 50
 
 _Run = tuple[NativeRun, Repetition]
 
@@ -85,7 +80,7 @@ def profile_natively(
     """Measure variants that lie on the board, with the runners that lie there, on its CPU; one report each.
 
     A repetition is a process; those of all variants are interleaved in random order. Raises BoardError where a runner
-    does not run there at all, LeaseError, and TransportError.
+    does not run there at all or is a release that cannot be read, LeaseError, and TransportError.
     """
     facts = parse_facts(board.ask(FACTS_SCRIPT), board.facts.machine)
     named = f" ({facts.phone})" if facts.phone else ""
@@ -103,7 +98,8 @@ def profile_natively(
         state = measured[variant.id]
         if state.outcome is Outcome.OK and variant.target.format is Format.TFLITE:
             # monitoring takes time, so it is done in a process of its own
-            state.memory = _call(board, variant, runners[variant.target.format], _MEMORY_ONLY, _Measured())
+            options = (f"--num_threads={threads}", *_MEMORY_ONLY)
+            state.memory = _call(board, variant, runners[variant.target.format], options, _Measured())
     return [
         _report(
             variant, measured[variant.id], facts, board, device, kind, mode, threads, runners[variant.target.format]
@@ -154,7 +150,7 @@ def _options(kind: str, mode: Mode, threads: int) -> tuple[str, ...]:
 def _call(
     board: BareBoard, variant: Variant, runner: Runner, options: Sequence[str], state: _Measured
 ) -> NativeRun | None:
-    """One process; None where it failed, and then `state` says how. BoardError where the runner does not start."""
+    """One process; None where it failed, and then `state` says how. BoardError where the runner is to blame."""
     libraries = f"{board.root}/runtimes/{runner.id}"
     program = f"{libraries}/{runner.binary}"
     suffix = variant.target.format.value
@@ -170,28 +166,26 @@ def _call(
         board.ask(":")  # a link that is lost is no result of the variant's
         state.outcome, state.detail = Outcome.TIMEOUT, f"gave no answer within {RUN_TIMEOUT_S:g} s"
         return None
-    last = next((line.strip()[:300] for line in reversed(text.splitlines()) if line.strip()), "")
-    if done.exit_code in {126, 127} or "CANNOT LINK EXECUTABLE" in text:
+    if does_not_start(done.exit_code, text):
+        last = next((line.strip()[:300] for line in reversed(text.splitlines()) if line.strip()), "")
         raise BoardError(
             f"{board.name}: the native runner {runner.binary} does not start there: {last or 'it says nothing'}; "
             "was it built for this system, and are its libraries beside it (`edgedeploy runtimes add --beside`)?"
         )
+    if done.exit_code != 0 and is_usage(text):
+        raise BoardError(
+            f"{board.name}: the native runner {runner.binary} does not take the options that edgedeploy gives it "
+            f"({' '.join(options)}): {complaint(text)}; add another release (`edgedeploy runtimes add`)."
+        )
     try:
         if done.exit_code == 0:
             return parse_benchmark_model(text) if runner.kind == "benchmark_model" else parse_perf_test(text, rows)
-        state.outcome, how = _failed(done.exit_code, text)
-        state.detail = f"{how}: {last}" if last else how
+        state.outcome, state.detail = failure(done.exit_code, text)
     except AgentError as error:
         state.outcome, state.detail = Outcome.CRASHED, str(error)
+    except BoardError as error:
+        raise BoardError(f"{board.name}: {error}") from error
     return None
-
-
-def _failed(code: int, text: str) -> tuple[Outcome, str]:
-    how = f"killed by signal {code - 128}" if code > 128 else f"exit code {code}"
-    if any(word in text for word in _NO_MEMORY):
-        return Outcome.OUT_OF_MEMORY, how
-    refused = any(word in text for word in _REFUSED)
-    return (Outcome.UNSUPPORTED if refused and code < 128 else Outcome.CRASHED), how
 
 
 def _judge(
@@ -207,6 +201,9 @@ def _judge(
     reasons = [f"outputs were not compared with the host's: {runner.kind} makes up its own input"]
     if not kept[0][0].keeps_samples:
         reasons.append(f"{runner.kind} keeps no raw samples: p50 and p95 are medians of what it tells of each process")
+        shortest_us = min(run.samples_ns[0] for run, _ in kept) // 1000
+        if shortest_us < _COARSE_US:
+            reasons.append(f"{runner.kind} counts whole microseconds, and p50 is only {shortest_us} of them")
     reasons.append("whether the warm-up converged is not known")
     if voids:
         reasons.insert(0, f"{len(voids)} of {len(conditions.repetitions)} repetitions void: {voids[0]}")
@@ -270,10 +267,14 @@ def _metrics(state: _Measured, kept: Sequence[_Run], runner: Runner) -> Metrics:
     absent = {"energy": "a native runner reads no sensor"}
     if state.outcome is not Outcome.OK or not kept:
         return Metrics(absent={**absent, "latency": f"the outcome is {state.outcome}", "memory": "it did not run"})
-    memory = _memory(state)
+    memory, latency = _memory(state), _latency(kept)
     if memory is None:
         absent["memory"] = f"{runner.kind} told none"
-    return Metrics(latency=_latency(kept), memory=memory, absent=absent)
+    if not kept[0][0].keeps_samples:
+        absent["p90"] = f"{runner.kind} tells none"
+    if latency.first_inference_ms is None:
+        absent["first inference"] = f"{runner.kind} tells whole milliseconds, and it took less than one"
+    return Metrics(latency=latency, memory=memory, absent=absent)
 
 
 def _latency(kept: Sequence[_Run]) -> Latency:
@@ -291,7 +292,7 @@ def _latency(kept: Sequence[_Run]) -> Latency:
     count = sum(run.runs for run in runs)
     return Latency(
         init_ms=repetitions[0].init_ns / 1e6,
-        first_inference_ms=repetitions[0].first_inference_ns / 1e6,
+        first_inference_ms=in_ms(repetitions[0].first_inference_ns),
         warm_up_runs=sum(run.warm_up_runs for run in runs),
         warm_up_converged=False,
         runs=count,

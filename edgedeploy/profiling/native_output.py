@@ -11,10 +11,12 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from edgedeploy.errors import AgentError
+from edgedeploy.board.bare import MAX_ROWS
+from edgedeploy.errors import AgentError, BoardError
 
 _NUMBER = r"(\d+(?:\.\d+)?(?:e[+-]?\d+)?)"
-_STATS = re.compile(r"\bcount=(\d+)((?: \w+=[^\s]+)*)")
+# Where all runs took the same it says so behind the last of them, without min, max and avg.
+_STATS = re.compile(r"\bcount=(\d+)((?: \w+=[^\s(]+(?:\(all same\))?)*)")
 _SUMMARY = re.compile(
     rf"Inference timings in us: Init: {_NUMBER}, First inference: {_NUMBER}, "
     rf"Warmup \(avg\): {_NUMBER}, Inference \(avg\): {_NUMBER}"
@@ -29,7 +31,6 @@ _ROW = re.compile(rf"[^,\n]*,{_NUMBER},\d+,-?\d+,\d+")
 
 # Beyond this, numbers are no times that anybody waited for.
 _MAX_NS = 10**15
-MAX_ROWS = 1_000_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +42,7 @@ class NativeRun:
     """
 
     init_ns: int
-    first_inference_ns: int
+    first_inference_ns: int | None
     warm_up_runs: int
     runs: int
     samples_ns: tuple[int, ...]
@@ -55,7 +56,10 @@ class NativeRun:
 
 
 def parse_benchmark_model(text: str) -> NativeRun:
-    """What `benchmark_model` printed, on either stream. Raises AgentError where a number that must be there is not."""
+    """What `benchmark_model` printed, on either stream.
+
+    Raises AgentError where a number that must be there is not, and BoardError where this release never tells it.
+    """
     summary = _SUMMARY.search(text)
     stats = [(int(match[1]), _pairs(match[2])) for match in _STATS.finditer(text)]
     if summary is None or len(stats) < 2:
@@ -63,7 +67,7 @@ def parse_benchmark_model(text: str) -> NativeRun:
     warm_up_runs, runs = stats[0][0], stats[1][0]
     steady = stats[1][1]
     if "median" not in steady:
-        raise AgentError(
+        raise BoardError(
             "benchmark_model printed no median, as older releases do not; add a newer one by `edgedeploy runtimes add`"
         )
     median_ns = _ns(steady["median"], 1e3)
@@ -84,19 +88,24 @@ def parse_benchmark_model(text: str) -> NativeRun:
 
 
 def parse_perf_test(text: str, rows: str) -> NativeRun:
-    """What `onnxruntime_perf_test` printed, and the file that it wrote. Raises AgentError where a number is missing."""
+    """What `onnxruntime_perf_test` printed, and the file that it wrote.
+
+    Raises AgentError where it wrote no runs, and BoardError where this release does not tell all that is needed.
+    """
     creation, first, peak = _CREATION.search(text), _FIRST.search(text), _WORKING_SET.search(text)
     samples = tuple(
         _ns(match[1], 1e9) for line in rows.splitlines()[:MAX_ROWS] if (match := _ROW.fullmatch(line.strip()))
     )
-    if creation is None or first is None or not samples:
-        raise AgentError(
-            "onnxruntime_perf_test did not tell how long its session, its first inference and each run took; add a "
-            "newer release by `edgedeploy runtimes add`"
+    if not samples:
+        raise AgentError("onnxruntime_perf_test wrote no file with the times of its runs")
+    if creation is None or first is None:
+        raise BoardError(
+            "onnxruntime_perf_test did not tell how long its session and its first inference took, as older releases "
+            "do not; add a newer one by `edgedeploy runtimes add`"
         )
     return NativeRun(
         init_ns=_ns(creation[1], 1e9),
-        first_inference_ns=_ns(first[1], 1e6),
+        first_inference_ns=_ns(first[1], 1e6) or None,  # it tells whole milliseconds, and a 0 of them is no time
         warm_up_runs=1,
         runs=len(samples),
         samples_ns=samples,
@@ -110,7 +119,7 @@ def parse_perf_test(text: str, rows: str) -> NativeRun:
 
 
 def _pairs(text: str) -> Mapping[str, str]:
-    return dict(pair.split("=", 1) for pair in text.split())
+    return dict(pair.split("=", 1) for pair in text.replace("(all same)", "").split())
 
 
 def _ns(text: str, unit_ns: float) -> int:

@@ -219,7 +219,7 @@ def _latency(repetitions: Sequence[Repetition]) -> Latency:
     return Latency(
         # The first repetition is the only one that may have found the file outside the page cache.
         init_ms=repetitions[0].init_ns / 1e6,
-        first_inference_ms=repetitions[0].first_inference_ns / 1e6,
+        first_inference_ms=in_ms(repetitions[0].first_inference_ns),
         warm_up_runs=sum(repetition.warm_up_runs for repetition in repetitions),
         warm_up_converged=all(repetition.warm_up_converged for repetition in repetitions),
         runs=len(samples),

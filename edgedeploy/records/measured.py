@@ -36,7 +36,7 @@ class Latency:
     """
 
     init_ms: float
-    first_inference_ms: float
+    first_inference_ms: float | None
     warm_up_runs: int
     warm_up_converged: bool
     runs: int
@@ -126,7 +126,7 @@ class Repetition:
     """One process that loaded the variant and ran it: raw steady samples and the board's state around them."""
 
     init_ns: int
-    first_inference_ns: int
+    first_inference_ns: int | None
     warm_up_runs: int
     warm_up_converged: bool
     samples_ns: tuple[int, ...]

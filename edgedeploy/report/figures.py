@@ -193,12 +193,14 @@ def _facts(point: _Point) -> list[str]:
     assert latency is not None
     p50, p50_bounds = interval(latency.p50_ms, latency.p50_low_ms, latency.p50_high_ms)
     lost, lost_bounds = interval(variant.drop.value, variant.drop.low, variant.drop.high)
+    p90 = point.row.part("p90", latency.p90_ms)
+    first = point.row.part("first inference", latency.first_inference_ms)
     lines = [
         f"<b>{plain(variant.name)}</b>",
         str(variant.target),
         f"{plain(variant.quality.metric)} {_bounded(variant.quality)}, drop {lost} ({lost_bounds})",
-        f"p50 {p50} ms ({p50_bounds}), p90 {_or_few(latency.p90_ms)}",
-        f"init {ms(latency.init_ms)}, first inference {ms(latency.first_inference_ms)}",
+        f"p50 {p50} ms ({p50_bounds}), p90 {plain(p90)}",
+        f"init {ms(latency.init_ms)}, first inference {plain(first)}",
         (
             f"file {size(variant.artifact.size_bytes)}, packed {size(variant.packed.size_bytes)},"
             f" {count(variant.parameters)} parameters"
@@ -227,10 +229,6 @@ def _facts(point: _Point) -> list[str]:
 def _bounded(quality: Quality) -> str:
     value, bounds = interval(quality.value, quality.low, quality.high)
     return f"{value} ({bounds})"
-
-
-def _or_few(value: float | None) -> str:
-    return "not known: too few runs" if value is None else ms(value)
 
 
 def plain(text: str) -> str:

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from edgedeploy.records import Choice, Device, Outcome, Report, Variant, Verdict
+from edgedeploy.report.units import ms
 
 NEAREST = 3
 
@@ -44,6 +45,15 @@ class Row:
         if self.report.outcome is not Outcome.OK:
             return f"the run ended as {self.report.outcome.replace('_', ' ')}"
         return "no reason came back"
+
+    def part(self, name: str, value_ms: float | None) -> str:
+        """One time of a latency that was measured, or why just that one is not known: "p90", "first inference"."""
+        if value_ms is not None:
+            return ms(value_ms)
+        assert self.report is not None
+        assert self.report.metrics.latency is not None
+        few = f"{self.report.metrics.latency.runs} runs are too few"
+        return f"not known: {self.report.metrics.absent.get(name, few)}"
 
 
 @dataclass(frozen=True, slots=True)

@@ -42,7 +42,7 @@ def broken_limits(variant: Variant, metrics: Metrics, limits: Limits, whose: str
             continue
         if value is None:
             family = {"max_energy_mj": "energy", "max_peak_rss_bytes": "memory"}.get(key, "latency")
-            why = metrics.absent.get(family, "too few runs")
+            why = metrics.absent.get(family) or metrics.absent.get(what, "too few runs")
             yield f"{whose} asks {key} = {limit:g}, and {what} was not measured ({why})"
         elif value > limit:
             yield f"{what} {value:.4g} {unit}".rstrip() + f" is over the {whose}'s {key} = {limit:g}"

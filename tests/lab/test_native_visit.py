@@ -57,7 +57,7 @@ def variants(project: Project, tmp_path: Path) -> list[Variant]:
 
 def add_runner(project: Project, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     tool = tmp_path / "benchmark_model"
-    tool.write_text(f"#!/bin/sh\ncat <<'END'\n{samples.text('pixel-8', 'benchmark_model.txt')}\nEND\n")
+    tool.write_text(f"#!/bin/sh\ncat <<'END'\n{samples.text('x86-64', 'benchmark_model.txt')}\nEND\n")
     with monkeypatch.context() as patch:
         patch.setattr("edgedeploy.board.runners.elf_machine", lambda _: "x86_64")
         project.runners.add(tool)

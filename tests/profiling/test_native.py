@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from edgedeploy.board.bare import BareBoard, Wanted, open_any_board
+from edgedeploy.board.bare import MAX_ROWS, BareBoard, Wanted, open_any_board
 from edgedeploy.board.runners import Runner
 from edgedeploy.errors import BoardError, LeaseError, TransferError, TransportError
 from edgedeploy.profiling.modes import Mode
@@ -40,14 +40,19 @@ from tools.adbd import SERIAL, Phone
 SHORT = Mode("smoke", min_runs=64, min_seconds=0.2, repetitions=3)
 BENCHMARK_MODEL = f"""#!/bin/sh
 [ -s model.tflite ] || exit 9
-cat <<'END' >&2
-{samples.text("pixel-8", "benchmark_model.txt")}
+case " $* " in
+*" --report_peak_memory_footprint=true "*) cat <<'END' ;;
+{samples.text("x86-64", "benchmark_model_memory.txt")}
 END
+*) cat <<'END' ;;
+{samples.text("x86-64", "benchmark_model.txt")}
+END
+esac
 """
 PERF_TEST = f"""#!/bin/sh
 [ -s model.onnx ] || exit 9
 cat <<'END'
-{samples.text("pixel-8", "onnxruntime_perf_test.txt")}
+{samples.text("x86-64", "onnxruntime_perf_test.txt")}
 END
 n=0
 while [ $n -lt 64 ]; do echo "work,0.00025,27112448,11,$n" >>rows.csv; n=$((n + 1)); done
@@ -86,6 +91,11 @@ def wanted(folder: Path, place: str, content: str, *, executable: bool = False) 
     return Wanted(sha256, source, place.format(sha256), executable)
 
 
+def failing(what: str) -> str:
+    """Shell that says what a real benchmark_model said as it failed."""
+    return f"cat <<'END' >&2\n{samples.text('x86-64', f'benchmark_model_{what}.txt')}END\n"
+
+
 def prepared(board: BareBoard, folder: Path, script: str, variant: Variant) -> tuple[Variant, dict[Format, Runner]]:
     """The variant and a runner for it, both on the board."""
     tflite = variant.target.format is Format.TFLITE
@@ -114,16 +124,19 @@ def test_benchmark_model_becomes_a_report(
     latency, memory = report.metrics.latency, report.metrics.memory
     assert latency is not None
     assert memory is not None
-    assert (latency.p50_ms, latency.p90_ms, latency.p95_ms, latency.p99_ms) == (0.263, None, 0.276, None)
-    assert (latency.runs, latency.init_ms, latency.first_inference_ms) == (3 * 7541, 4.207, 0.911)
-    assert (memory.peak_rss_bytes, memory.peak_rss_over_runtime_bytes) == (int(9.75 * 2**20), int(4.25 * 2**20))
+    assert (latency.p50_ms, latency.p90_ms, latency.p95_ms, latency.p99_ms) == (0.123, None, 0.143, None)
+    assert (latency.runs, latency.init_ms, latency.first_inference_ms) == (3 * 5119, 0.39, 0.481)
+    assert (memory.peak_rss_bytes, memory.peak_rss_over_runtime_bytes) == (
+        round(10.5195 * 2**20),
+        round(3.71875 * 2**20),
+    )
     assert [len(repetition.samples_ns) for repetition in report.conditions.repetitions] == [1, 1, 1]
     assert report.conditions.repetitions[0].before.load_1m is not None
     told = "; ".join(report.reasons)
     for unknown in ("outputs were not compared", "keeps no raw samples", "warm-up converged is not known"):
         assert unknown in told
     assert report.max_output_error is None
-    assert set(report.metrics.absent) == {"energy"}
+    assert set(report.metrics.absent) == {"energy", "p90"}
 
 
 def test_perf_test_becomes_a_report_with_raw_samples(
@@ -134,7 +147,9 @@ def test_perf_test_becomes_a_report_with_raw_samples(
     assert latency is not None
     assert memory is not None
     assert (report.verdict, latency.runs, latency.p50_ms, latency.p90_ms) == (Verdict.SUSPECT, 192, 0.25, 0.25)
-    assert (memory.peak_rss_bytes, memory.peak_rss_over_runtime_bytes) == (27_112_448, None)
+    assert (memory.peak_rss_bytes, memory.peak_rss_over_runtime_bytes) == (29_233_152, None)
+    assert latency.first_inference_ms is None
+    assert "tells whole milliseconds" in report.metrics.absent["first inference"]
     assert "keeps no raw samples" not in "; ".join(report.reasons)
 
 
@@ -157,14 +172,11 @@ def test_runs_of_a_void_repetition_do_not_count(
 @pytest.mark.parametrize(
     ("script", "outcome", "detail"),
     [
-        (
-            "echo \"ERROR: Didn't find op for builtin opcode 'CONV_2D' version '9'\" >&2; exit 1",
-            "unsupported",
-            "CONV_2D",
-        ),
-        ("echo 'terminate called: std::bad_alloc' >&2; exit 134", "out_of_memory", "signal 6: .*bad_alloc"),
-        ("kill -SEGV $$", "crashed", "killed by signal 11"),
-        ("exit 3", "crashed", "exit code 3"),
+        (f"{failing('custom_operator')}exit 1", "unsupported", "exit code 1: .*unresolved custom op: Frobnicate"),
+        (f"{failing('no_memory')}kill -ABRT $$", "out_of_memory", "killed by signal 6: .*bad_alloc"),
+        ("kill -KILL $$", "crashed", "^killed by signal 9$"),
+        ("kill -SEGV $$", "crashed", "^killed by signal 11$"),
+        ("exit 3", "crashed", "^exit code 3$"),
         ("exit 0", "crashed", "printed no timings"),
         ("exec sleep 60", "timeout", "gave no answer within 1 s"),
         ("exec cat /dev/zero", "error", "wrote more than 64 MiB"),
@@ -194,13 +206,78 @@ def test_runner_that_fails_is_a_result(
 
 
 @pytest.mark.fault
-@pytest.mark.parametrize("script", ["#!/none/interpreter\n", "not a program\0\1\2"])
+@pytest.mark.parametrize(
+    "script",
+    [
+        "#!/none/interpreter\n",
+        "not a program\0\1\2",
+        f"#!/bin/sh\ncat <<'END' >&2\n{samples.text('x86-64', 'onnxruntime_perf_test_other_library.txt')}END\nexit 1\n",
+    ],
+)
 def test_runner_that_does_not_start_is_an_error_of_the_board(
     board: BareBoard, device: Device, kind: DeviceProfile, tmp_path: Path, script: str
 ) -> None:
     """A runner built for another system is an error that names it, and no variant's result."""
     with pytest.raises(BoardError, match=r"^phone: the native runner tool does not start there: .*--beside"):
         measure(board, device, kind, tmp_path, script, TFLITE)
+
+
+@pytest.mark.fault
+def test_runner_that_does_not_take_the_options_is_an_error_of_the_board(
+    board: BareBoard, device: Device, kind: DeviceProfile, tmp_path: Path
+) -> None:
+    """A release of a runner that does not know an option is an error that names them, and no variant's result."""
+    script = f"#!/bin/sh\ncat <<'END'\n{samples.text('x86-64', 'onnxruntime_perf_test_usage.txt')}END\nexit 255\n"
+    with pytest.raises(BoardError, match=r"^phone: the native runner tool does not take .* -I .*invalid option"):
+        measure(board, device, kind, tmp_path, script, ONNX)
+
+
+@pytest.mark.fault
+def test_older_runner_is_an_error_of_the_board(
+    board: BareBoard, device: Device, kind: DeviceProfile, tmp_path: Path
+) -> None:
+    """A release of a runner that tells too little is an error that says so, and no variant's result."""
+    script = f"#!/bin/sh\ncat <<'END'\n{samples.text('x86-64', 'benchmark_model_old.txt')}END\n"
+    with pytest.raises(BoardError, match=r"^phone: benchmark_model printed no median, .*`edgedeploy runtimes add`"):
+        measure(board, device, kind, tmp_path, script, TFLITE)
+
+
+def test_median_of_few_whole_microseconds_says_so(
+    board: BareBoard, device: Device, kind: DeviceProfile, tmp_path: Path
+) -> None:
+    quick = re.sub(r"median=\d+", "median=19", BENCHMARK_MODEL)
+    told = "benchmark_model counts whole microseconds, and p50 is only 19 of them"
+    assert told in measure(board, device, kind, tmp_path, quick, TFLITE).reasons
+    assert told not in measure(board, device, kind, tmp_path, BENCHMARK_MODEL, TFLITE).reasons
+
+
+@pytest.mark.fault
+def test_object_that_is_gone_is_an_error_of_the_board(
+    board: BareBoard, device: Device, kind: DeviceProfile, tmp_path: Path
+) -> None:
+    """A file that was cleared away before a native runner read it is an error of the board, and no variant's result."""
+    variant, runners = prepared(board, tmp_path, BENCHMARK_MODEL, TFLITE)
+    Path(board.root, "objects", "sha256", variant.artifact.sha256).unlink()
+    with pytest.raises(BoardError, match=r"^phone: [0-9a-f]{64}\.tflite does not lie there any more; push it again"):
+        profile_natively(board, device, kind, [variant], runners, mode=SHORT)
+    assert not list(Path(board.root, "tmp").iterdir())
+
+
+def test_runner_is_told_to_send_nothing_to_its_maker(
+    board: BareBoard, device: Device, kind: DeviceProfile, tmp_path: Path
+) -> None:
+    script = PERF_TEST.replace("[ -s model.onnx ]", '[ "$ORT_DISABLE_TELEMETRY" = 1 ]')
+    assert measure(board, device, kind, tmp_path, script, ONNX).outcome is Outcome.OK
+
+
+def test_rows_beyond_a_million_are_left_on_the_board(
+    board: BareBoard, device: Device, kind: DeviceProfile, tmp_path: Path
+) -> None:
+    """A net of a microsecond would else make more than one answer of a board may hold."""
+    many = "yes .,1.25e-06,29233152,62,0 | head -n 2500000 >rows.csv\n"
+    report = measure(board, device, kind, tmp_path, PERF_TEST.partition("n=0")[0] + many, ONNX)
+    assert report.metrics.latency is not None
+    assert (report.metrics.latency.runs, report.metrics.latency.p50_ms) == (3 * MAX_ROWS, 0.00125)
 
 
 @pytest.mark.fault

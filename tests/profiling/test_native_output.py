@@ -5,28 +5,46 @@ import re
 import pytest
 
 from edgedeploy.board.android import parse_getprop, phone_name
-from edgedeploy.errors import AgentError
+from edgedeploy.errors import AgentError, BoardError
 from edgedeploy.profiling.native_conditions import parse_facts, parse_snapshot
 from edgedeploy.profiling.native_output import parse_benchmark_model, parse_perf_test
 from tests.boards import samples
 
-TFLITE = samples.text("pixel-8", "benchmark_model.txt")
-ONNX = samples.text("pixel-8", "onnxruntime_perf_test.txt")
-ROWS = samples.text("pixel-8", "onnxruntime_perf_test_rows.txt")
+TFLITE = samples.text("x86-64", "benchmark_model.txt")
+ONNX = samples.text("x86-64", "onnxruntime_perf_test.txt")
+ROWS = samples.text("x86-64", "onnxruntime_perf_test_rows.txt")
 
 
 def test_benchmark_model_is_read() -> None:
     run = parse_benchmark_model(TFLITE)
-    assert (run.init_ns, run.first_inference_ns) == (4_207_000, 911_000)
-    assert (run.warm_up_runs, run.runs, run.samples_ns) == (1874, 7541, (263_000,))
-    assert (run.min_ns, run.max_ns, run.mean_ns, run.p95_ns) == (254_000, 1_204_100, 263_911, 276_000)
-    assert (run.peak_rss_bytes, run.rss_over_start_bytes) == (int(9.75 * 2**20), int(4.25 * 2**20))
+    assert (run.init_ns, run.first_inference_ns) == (390_000, 481_000)
+    assert (run.warm_up_runs, run.runs, run.samples_ns) == (3820, 5119, (123_000,))
+    assert (run.min_ns, run.max_ns, run.mean_ns, run.p95_ns) == (120_000, 11_840_000, 130_225, 143_000)
+    assert (run.peak_rss_bytes, run.rss_over_start_bytes) == (None, round(3.85156 * 2**20))
     assert not run.keeps_samples
+
+
+def test_memory_is_read() -> None:
+    run = parse_benchmark_model(samples.text("x86-64", "benchmark_model_memory.txt"))
+    assert (run.peak_rss_bytes, run.rss_over_start_bytes) == (round(10.5195 * 2**20), round(3.71875 * 2**20))
+    assert (run.warm_up_runs, run.runs, run.samples_ns, run.min_ns, run.max_ns) == (1, 1, (137_000,), 137_000, 137_000)
 
 
 def test_memory_that_is_not_told_is_none() -> None:
     run = parse_benchmark_model(re.sub(r"INFO: (Memory|Overall).*\n", "", TFLITE))
     assert (run.peak_rss_bytes, run.rss_over_start_bytes) == (None, None)
+
+
+def test_runs_that_all_took_the_same_are_read() -> None:
+    text = samples.text("x86-64", "benchmark_model_same.txt")
+    assert "count=2 curr=0(all same) p5=0 median=0 p95=0" in text
+    run = parse_benchmark_model(text.replace("=0", "=7"))
+    assert (run.runs, run.samples_ns, run.min_ns, run.max_ns, run.p95_ns) == (2, (7_000,), 7_000, 7_000, 7_000)
+
+
+def test_older_benchmark_model_tells_no_median() -> None:
+    with pytest.raises(BoardError, match="printed no median, as older releases do not"):
+        parse_benchmark_model(samples.text("x86-64", "benchmark_model_old.txt"))
 
 
 def test_lines_without_a_severity_are_read_too() -> None:
@@ -45,10 +63,9 @@ def test_statistics_of_operators_are_not_taken_for_those_of_runs() -> None:
     [
         ("", "printed no timings"),
         (TFLITE[:600], "printed no timings"),
-        (re.sub(r" p5=\S+ median=\S+ p95=\S+", "", TFLITE), "printed no median, as older releases do not"),
-        (TFLITE.replace("median=263", "median=-263"), "where a time must be"),
-        (TFLITE.replace("median=263", "median=nan"), "where a time must be"),
-        (TFLITE.replace("Init: 4207", "Init: 4e99"), "where a time must be"),
+        (TFLITE.replace("median=123", "median=-123"), "where a time must be"),
+        (TFLITE.replace("median=123", "median=nan"), "where a time must be"),
+        (TFLITE.replace("Init: 390", "Init: 4e99"), "where a time must be"),
     ],
 )
 def test_benchmark_model_that_cannot_be_read(text: str, complaint: str) -> None:
@@ -58,23 +75,32 @@ def test_benchmark_model_that_cannot_be_read(text: str, complaint: str) -> None:
 
 def test_perf_test_is_read() -> None:
     run = parse_perf_test(ONNX, ROWS)
-    assert (run.init_ns, run.first_inference_ns, run.runs) == (10_201_600, 2_000_000, 4)
-    assert run.samples_ns == (251_000, 249_750, 250_833, 252_417)
-    assert (run.peak_rss_bytes, run.rss_over_start_bytes, run.keeps_samples) == (27_112_448, None, True)
+    assert (run.init_ns, run.runs) == (5_271_850, 200)
+    assert (run.samples_ns[:3], run.samples_ns[48]) == ((34_051, 29_754, 28_973), 1_728_220)
+    assert (run.min_ns, run.max_ns) == (28_372, 1_728_220)
+    assert (run.peak_rss_bytes, run.rss_over_start_bytes, run.keeps_samples) == (29_233_152, None, True)
 
 
-def test_older_perf_test_is_read_too() -> None:
-    older = ONNX.replace("cost: ", "cost:").replace("size: ", "size:").replace("cost total", "cost")
+def test_first_inference_of_no_whole_millisecond_is_not_known() -> None:
+    assert parse_perf_test(ONNX, ROWS).first_inference_ns is None
+    assert parse_perf_test(ONNX.replace("cost: 0 ms", "cost: 12 ms"), ROWS).first_inference_ns == 12_000_000
+
+
+def test_perf_test_with_no_space_after_colons_and_statistics_in_its_file_is_read_too() -> None:
+    older = ONNX.replace("cost: ", "cost:").replace("size: ", "size:")
     assert parse_perf_test(older, ROWS + "\nMin Latency: 0.1 s\n") == parse_perf_test(ONNX, ROWS)
 
 
-@pytest.mark.parametrize(
-    ("text", "rows"),
-    [("", ROWS), (ONNX, ""), (ONNX, "Min Latency: 0.1 s\n"), (ONNX.replace("First inference", "X"), ROWS)],
-)
-def test_perf_test_that_cannot_be_read(text: str, rows: str) -> None:
-    with pytest.raises(AgentError, match="onnxruntime_perf_test did not tell"):
-        parse_perf_test(text, rows)
+@pytest.mark.parametrize("rows", ["", "Min Latency: 0.1 s\n", ".,-1,2,3,4\n"])
+def test_perf_test_that_wrote_no_runs(rows: str) -> None:
+    with pytest.raises(AgentError, match="onnxruntime_perf_test wrote no file with the times of its runs"):
+        parse_perf_test(ONNX, rows)
+
+
+@pytest.mark.parametrize("lacking", ["Session creation", "First inference"])
+def test_older_perf_test_does_not_tell_all(lacking: str) -> None:
+    with pytest.raises(BoardError, match=r"onnxruntime_perf_test did not tell .*, as older releases do not"):
+        parse_perf_test(ONNX.replace(lacking, "Total"), ROWS)
 
 
 @pytest.mark.parametrize(

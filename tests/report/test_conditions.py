@@ -69,3 +69,13 @@ def test_shared_facts_list_every_value_once() -> None:
     assert facts["Threads"] == "1, 4"
     assert facts["Agent (SHA-256)"] == one.agent_sha256
     assert shared_facts([]) == []
+
+
+def test_a_part_of_a_latency_that_is_not_known_says_why() -> None:
+    report = reported()
+    few = row(report)
+    assert few.part("p90", 1.25) == "1.25 ms"
+    assert report.metrics.latency is not None
+    assert few.part("p90", None) == f"not known: {report.metrics.latency.runs} runs are too few"
+    metrics = replace(report.metrics, absent={"p90": "benchmark_model tells none"})
+    assert row(replace(report, metrics=metrics)).part("p90", None) == "not known: benchmark_model tells none"

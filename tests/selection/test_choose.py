@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from edgedeploy.plan import Goal, Objective
@@ -67,6 +69,17 @@ def test_a_limit_on_what_was_not_measured_is_not_taken_as_kept() -> None:
     choice = decide(measured("only", 1.0), limits=Limits(max_energy_mj=5.0))
     assert choice.winner is None
     assert "energy was not measured (no sensor)" in reason(choice, "only")
+
+
+def test_a_limit_on_what_a_runner_does_not_tell_is_rejected_for_that() -> None:
+    candidate = measured("only", 1.0, absent={"p90": "benchmark_model tells none"})
+    assert candidate.report is not None
+    metrics = candidate.report.metrics
+    assert metrics.latency is not None
+    latency = replace(metrics.latency, p90_ms=None)
+    candidate = replace(candidate, report=replace(candidate.report, metrics=replace(metrics, latency=latency)))
+    choice = decide(candidate, limits=Limits(max_p90_ms=5.0))
+    assert "p90 was not measured (benchmark_model tells none)" in reason(choice, "only")
 
 
 def test_an_objective_that_was_not_measured_rejects() -> None:

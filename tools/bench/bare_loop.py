@@ -5,11 +5,14 @@
 
 from __future__ import annotations
 
+import os
 import statistics
 import sys
 import time
 
 import numpy as np
+
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # as the agent does; it is read at the import
 import onnxruntime
 
 
