@@ -26,7 +26,8 @@ def native_visit(
 ) -> Visit:
     """Push the variants that a native runner takes, with it, then measure those not yet measured by it.
 
-    Raises TransportError, BoardError or LeaseError. Every report is kept as soon as all are judged.
+    Raises TransportError, BoardError or LeaseError. Every report is kept as soon as all are judged, also those of one
+    runner where the other one is to blame for the error.
     """
     kind = project.profile(device)
     runnable = [variant for variant in variants if kind.can_run(variant.target)]

@@ -9,7 +9,7 @@ import hashlib
 import json
 import math
 import random
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from statistics import median
@@ -76,36 +76,43 @@ def profile_natively(
     threads: int = 1,
     seed: int = 0,
     step: Callable[[str], None] = lambda _: None,
-) -> list[Report]:
+) -> Iterator[Report]:
     """Measure variants that lie on the board, with the runners that lie there, on its CPU; one report each.
 
-    A repetition is a process; those of all variants are interleaved in random order. Raises BoardError where a runner
-    does not run there at all or is a release that cannot be read, LeaseError, and TransportError.
+    A repetition is a process; those of all variants are interleaved in random order. Where a runner does not run there
+    at all, or is a release that cannot be read, the reports of the other one come before BoardError is raised. Raises
+    LeaseError and TransportError too.
     """
     facts = parse_facts(board.ask(FACTS_SCRIPT), board.facts.machine)
     named = f" ({facts.phone})" if facts.phone else ""
     step(f"profile {len(variants)} variants on {device.name}{named} by native runners ({mode.name})")
     measured = {variant.id: _Measured() for variant in variants}
+    broken: dict[Format, BoardError] = {}
     rounds = [list(variants) for _ in range(mode.repetitions)]
     shuffler = random.Random(seed)  # noqa: S311 - an order, no secret
     for order in rounds:
         shuffler.shuffle(order)
         for variant in order:
             state = measured[variant.id]
-            if state.outcome is Outcome.OK:
+            if state.outcome is not Outcome.OK or variant.target.format in broken:
+                continue
+            try:
                 _repeat(board, variant, runners[variant.target.format], state, mode, threads)
-    for variant in variants:
+            except BoardError as error:
+                broken[variant.target.format] = error
+    judged = [variant for variant in variants if variant.target.format not in broken]
+    for variant in judged:
         state = measured[variant.id]
         if state.outcome is Outcome.OK and variant.target.format is Format.TFLITE:
             # monitoring takes time, so it is done in a process of its own
             options = (f"--num_threads={threads}", *_MEMORY_ONLY)
             state.memory = _call(board, variant, runners[variant.target.format], options, _Measured())
-    return [
-        _report(
+    for variant in judged:
+        yield _report(
             variant, measured[variant.id], facts, board, device, kind, mode, threads, runners[variant.target.format]
         )
-        for variant in variants
-    ]
+    if broken:
+        raise next(iter(broken.values()))
 
 
 def _repeat(board: BareBoard, variant: Variant, runner: Runner, state: _Measured, mode: Mode, threads: int) -> None:

@@ -11,13 +11,13 @@ import pytest
 
 from edgedeploy.cli import main
 from edgedeploy.cli.output import pushed
-from edgedeploy.errors import NoPython
+from edgedeploy.errors import BoardError, NoPython
 from edgedeploy.lab import Visited
 from edgedeploy.lab.visit import Measurement, visit
 from edgedeploy.profiling import MODES, Mode
 from edgedeploy.progress import SILENT
 from edgedeploy.project import Project
-from edgedeploy.records import Format, Outcome, Precision, Target, Variant
+from edgedeploy.records import CPU, Format, Outcome, Precision, Target, Variant
 from edgedeploy.transport import Completed
 from edgedeploy.transport.adb import AdbTransport
 from tests.boards import samples
@@ -55,9 +55,16 @@ def variants(project: Project, tmp_path: Path) -> list[Variant]:
     return found
 
 
-def add_runner(project: Project, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    tool = tmp_path / "benchmark_model"
-    tool.write_text(f"#!/bin/sh\ncat <<'END'\n{samples.text('x86-64', 'benchmark_model.txt')}\nEND\n")
+def add_runner(
+    project: Project,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    name: str = "benchmark_model",
+    says: str = "benchmark_model.txt",
+    code: int = 0,
+) -> None:
+    tool = tmp_path / name
+    tool.write_text(f"#!/bin/sh\ncat <<'END'\n{samples.text('x86-64', says)}\nEND\nexit {code}\n")
     with monkeypatch.context() as patch:
         patch.setattr("edgedeploy.board.runners.elf_machine", lambda _: "x86_64")
         project.runners.add(tool)
@@ -84,6 +91,21 @@ def test_runner_measures_what_it_takes_and_only_once(
     assert [report.id for report in again.reports] == [report.id for report in first.reports]
     afresh = visit(project, device, variants, SILENT, measure=replace(QUICK, afresh=True))
     assert afresh.reports[0].id != first.reports[0].id
+
+
+@pytest.mark.fault
+def test_what_one_runner_measured_is_kept_where_the_other_is_to_blame(
+    project: Project, variants: list[Variant], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A runner that does not know its options is told as an error, and costs no report of the other runner."""
+    add_runner(project, tmp_path, monkeypatch)
+    usage = "onnxruntime_perf_test_usage.txt"
+    add_runner(project, tmp_path, monkeypatch, "onnxruntime_perf_test", usage, 255)
+    (device,) = project.devices()
+    with pytest.raises(BoardError, match=r"^phone: the native runner onnxruntime_perf_test does not take the options"):
+        visit(project, device, variants, SILENT, measure=QUICK)
+    (kept,) = project.latest_reports(device, CPU).values()
+    assert (kept.runtime, kept.outcome) == ("benchmark_model", Outcome.OK)
 
 
 def test_a_phone_without_python_is_connected_to_and_probed_once(

@@ -259,7 +259,7 @@ def test_object_that_is_gone_is_an_error_of_the_board(
     variant, runners = prepared(board, tmp_path, BENCHMARK_MODEL, TFLITE)
     Path(board.root, "objects", "sha256", variant.artifact.sha256).unlink()
     with pytest.raises(BoardError, match=r"^phone: [0-9a-f]{64}\.tflite does not lie there any more; push it again"):
-        profile_natively(board, device, kind, [variant], runners, mode=SHORT)
+        list(profile_natively(board, device, kind, [variant], runners, mode=SHORT))
     assert not list(Path(board.root, "tmp").iterdir())
 
 
