@@ -73,7 +73,7 @@ def picture(view: DeviceView) -> Picture | None:
             traces.append(_markers(group, str(precision), colour))
     slowest, fastest = max(p.p50_ms for p in points), min(p.p50_ms for p in points)
     log = slowest > LOG_FROM_RATIO * fastest
-    names = [_winner_name(point, log=log) for point in points if point.row.winner]
+    names = [_winner_name(point, slowest, fastest, log=log) for point in points if point.row.winner]
     return Picture(
         figure={"data": traces, "layout": {**_layout(view.metric, log=log), "annotations": names}},
         description=_description(view, points, log=log),
@@ -129,12 +129,17 @@ def _ring(winner: _Point) -> dict[str, Any]:
     }
 
 
-def _winner_name(winner: _Point, *, log: bool) -> dict[str, Any]:
+def _winner_name(winner: _Point, slowest_ms: float, fastest_ms: float, *, log: bool) -> dict[str, Any]:
+    """The winner's name above its point, to the side of it where the picture ends near by."""
+    part = winner.p50_ms / slowest_ms
+    if log:
+        part = math.log(winner.p50_ms / fastest_ms) / math.log(slowest_ms / fastest_ms)
     return {
         "x": math.log10(winner.p50_ms) if log else winner.p50_ms,
         "y": winner.variant.quality.value,
         "text": f"<b>{plain(winner.row.name)}</b>",
         "showarrow": False,
+        "xanchor": "left" if part < 0.2 else "right" if part > 0.8 else "center",
         "yshift": 22,
     }
 

@@ -113,6 +113,18 @@ def test_a_wide_spread_is_drawn_on_a_log_axis() -> None:
     assert named.figure["layout"]["annotations"][0]["x"] == pytest.approx(2.0)
 
 
+@pytest.mark.parametrize(
+    ("winner_ms", "other_ms", "side"),
+    [(1.0, 8.0, "left"), (4.0, 8.0, "center"), (8.0, 4.0, "right"), (1.0, 50.0, "left"), (50.0, 1.0, "right")],
+)
+def test_the_winners_name_stays_in_the_picture(winner_ms: float, other_ms: float, side: str) -> None:
+    [a, b] = variants()[:2]
+    choice = replace(choice_on_kitchen((a, b)), winner=b.name, ranking=(b.name,))
+    drawn = draw([a, b], [measured(a, KITCHEN, other_ms), measured(b, KITCHEN, winner_ms)], [choice])
+    assert drawn is not None
+    assert drawn.figure["layout"]["annotations"][0]["xanchor"] == side
+
+
 def test_what_has_no_place_is_left_out_and_named() -> None:
     [a, b, c] = variants()[:3]
     b = replace(b, quality=replace(b.quality, value=math.nan))
