@@ -10,6 +10,7 @@ import json
 import math
 import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from statistics import median
@@ -94,25 +95,32 @@ def profile_natively(
         shuffler.shuffle(order)
         for variant in order:
             state = measured[variant.id]
-            if state.outcome is not Outcome.OK or variant.target.format in broken:
-                continue
-            try:
-                _repeat(board, variant, runners[variant.target.format], state, mode, threads)
-            except BoardError as error:
-                broken[variant.target.format] = error
-    judged = [variant for variant in variants if variant.target.format not in broken]
-    for variant in judged:
+            if state.outcome is Outcome.OK and variant.target.format not in broken:
+                with _blamed(variant, broken):
+                    _repeat(board, variant, runners[variant.target.format], state, mode, threads)
+    for variant in variants:
         state = measured[variant.id]
-        if state.outcome is Outcome.OK and variant.target.format is Format.TFLITE:
+        if state.outcome is Outcome.OK and variant.target.format is Format.TFLITE and Format.TFLITE not in broken:
             # monitoring takes time, so it is done in a process of its own
             options = (f"--num_threads={threads}", *_MEMORY_ONLY)
-            state.memory = _call(board, variant, runners[variant.target.format], options, _Measured())
-    for variant in judged:
-        yield _report(
-            variant, measured[variant.id], facts, board, device, kind, mode, threads, runners[variant.target.format]
-        )
+            with _blamed(variant, broken):
+                state.memory = _call(board, variant, runners[variant.target.format], options, _Measured())
+    for variant in variants:
+        if variant.target.format not in broken:
+            yield _report(
+                variant, measured[variant.id], facts, board, device, kind, mode, threads, runners[variant.target.format]
+            )
     if broken:
         raise next(iter(broken.values()))
+
+
+@contextmanager
+def _blamed(variant: Variant, broken: dict[Format, BoardError]) -> Iterator[None]:
+    """Keep what is the fault of the runner of this variant's format, and go on with the other one."""
+    try:
+        yield
+    except BoardError as error:
+        broken[variant.target.format] = error
 
 
 def _repeat(board: BareBoard, variant: Variant, runner: Runner, state: _Measured, mode: Mode, threads: int) -> None:
