@@ -21,7 +21,7 @@ from edgedeploy.errors import EdgeDeployError, PlanError
 from edgedeploy.lab import run_over
 from edgedeploy.plan import FLEET_FILE, PLAN_FILE
 from edgedeploy.project import STORE_FOLDER, Project
-from edgedeploy.records import Device, DeviceProfile
+from edgedeploy.records import Device, DeviceProfile, Snapshot
 from edgedeploy.transport import ssh_config_file
 from edgedeploy.transport.adb_server import find_adb
 from edgedeploy.transport.address import parse_address
@@ -282,7 +282,7 @@ def _state(device: str, kind: DeviceProfile, health: Mapping[str, Any]) -> Itera
             mend if expected else "",
         )
     now = [what for bit, what in _THROTTLED_NOW.items() if (state["throttled"] or 0) >> bit & 1]
-    now += sorted(name for name, steps in state["cooling"].items() if steps > 0)
+    now += Snapshot(cooling=state["cooling"]).slowed
     hottest = max(state["temperatures_c"].values(), default=None)
     limit = kind.max_temperature_c
     if now:

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import re
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from .fields import find, read_number, read_text, run_tool
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
 
 _CPU = "sys/devices/system/cpu/cpu[0-9]*/cpufreq/"
 # Cooling devices that slow the board down, and no fans: Linux, drivers/thermal/cpufreq_cooling.c and devfreq_cooling.c,
@@ -24,7 +27,10 @@ def snapshot(root: str = "/") -> dict[str, Any]:
         "frequencies_mhz": [khz / 1000 for khz in frequencies_khz if khz is not None],
         "temperatures_c": temperatures(root),
         "throttled": parse_throttled(run_tool(root, "vcgencmd", "get_throttled") or ""),
-        "cooling": cooling(root),
+        "cooling": parse_cooling(
+            (read_text(root, folder + "/type") or "", read_number(root, folder + "/cur_state"))
+            for folder in find(root, "sys/class/thermal/cooling_device*")
+        ),
         "load_1m": parse_load(load or ""),
         "free_memory_bytes": parse_meminfo(read_text(root, "proc/meminfo") or "", "MemAvailable"),
         "battery_percent": read_number(root, battery + "/capacity") if battery else None,
@@ -47,12 +53,13 @@ def temperatures(root: str) -> dict[str, float]:
     return found
 
 
-def cooling(root: str) -> dict[str, int]:
-    """Return how far the kernel slows the board down for its heat, by cooling device; 0 is not at all."""
+def parse_cooling(devices: Iterable[tuple[str, float | None]]) -> dict[str, int]:
+    """Return how far the kernel slows the board down for its heat, by cooling device; 0 is not at all.
+
+    `devices` are the type of each cooling device and its state, None where it does not tell.
+    """
     found: dict[str, int] = {}
-    for folder in find(root, "sys/class/thermal/cooling_device*"):
-        state = read_number(root, folder + "/cur_state")
-        name = read_text(root, folder + "/type") or ""
+    for name, state in devices:
         if state is not None and slows(name):
             # Where each core has one of the same name, the slowest core is what counts; a clamp at rest says -1.
             found[name] = max(found.get(name, 0), int(state))

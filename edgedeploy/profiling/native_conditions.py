@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from edgedeploy.board.android import parse_getprop, phone_name
-from edgedeploy.on_device.conditions import parse_charging, parse_load, parse_meminfo, slows
+from edgedeploy.on_device.conditions import parse_charging, parse_cooling, parse_load, parse_meminfo
 from edgedeploy.on_device.facts import parse_emulated, parse_isa
 from edgedeploy.records import Snapshot
 
@@ -79,7 +79,11 @@ def parse_snapshot(text: str) -> Snapshot:
         governors=tuple(value for path, value in values.items() if path.endswith("/scaling_governor")),
         frequencies_mhz=tuple(khz / 1000 for khz in frequencies if khz is not None),
         temperatures_c=_temperatures(values),
-        cooling=_cooling(values),
+        cooling=parse_cooling(
+            (values.get(path.replace("/cur_state", "/type"), ""), _number(value))
+            for path, value in values.items()
+            if path.endswith("/cur_state")
+        ),
         load_1m=parse_load(values.get("/proc/loadavg", "")),
         free_memory_bytes=parse_meminfo(values.get("/proc/meminfo", ""), "MemAvailable"),
         battery_percent=float(level[1]) if percent is None and level else percent,
@@ -97,17 +101,6 @@ def _temperatures(values: Mapping[str, str]) -> dict[str, float]:
             continue
         name = values.get(f"{zone}/type") or zone.rpartition("/")[2]
         found[f"{name} {zone.rpartition('thermal_zone')[2]}" if name in found else name] = millidegrees / 1000
-    return found
-
-
-def _cooling(values: Mapping[str, str]) -> dict[str, int]:
-    found: dict[str, int] = {}
-    for path, value in values.items():
-        device, _, leaf = path.rpartition("/")
-        state = _number(value) if leaf == "cur_state" else None
-        name = values.get(f"{device}/type", "")
-        if state is not None and slows(name):
-            found[name] = max(found.get(name, 0), int(state))
     return found
 
 

@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -54,8 +54,8 @@ class Borrowed:
         self.kind: DeviceProfile = fleet.profile(self.device)
         self.base = folder
 
-    def provision(self, cache: Path | None = None) -> Provisioned:
-        return provision(self.device, self.kind, self.base, cache=cache)
+    def provision(self, **options: Any) -> Provisioned:
+        return provision(self.device, self.kind, self.base, **options)
 
 
 @pytest.fixture
@@ -145,7 +145,7 @@ def test_what_a_throttled_board_measures_is_invalid(
     borrowed: Borrowed, sensor: str, reason: str, tmp_path: Path
 ) -> None:
     """A profile of a board at its limit of heat is invalid and says why; once it has cooled down, that is over."""
-    provision(borrowed.device, borrowed.kind, borrowed.base, runtimes=["onnxruntime"])
+    borrowed.provision(runtimes=["onnxruntime"])
     variants, files = tiny_variants(tmp_path)
 
     def measured() -> Report:
@@ -218,9 +218,9 @@ def test_a_board_that_loses_its_power_while_it_is_provisioned(borrowed: Borrowed
 @pytest.mark.parametrize("borrowed", ["x86"], indirect=True)
 def test_power_cut_right_after_provisioning(borrowed: Borrowed) -> None:
     """A runtime that was called ready works though the board's power is cut in the same moment."""
-    ready = provision(borrowed.device, borrowed.kind, borrowed.base, runtimes=["onnxruntime"])
+    ready = borrowed.provision(runtimes=["onnxruntime"])
     borrowed.board.reboot()
-    again = provision(borrowed.device, borrowed.kind, borrowed.base, runtimes=["onnxruntime"])
+    again = borrowed.provision(runtimes=["onnxruntime"])
     assert (again.brought, again.bytes_sent, again.bundle) == ({}, 0, ready.bundle)
     assert again.found.runtimes["onnxruntime"] == ready.found.runtimes["onnxruntime"]
 
@@ -240,7 +240,7 @@ def test_a_phone_that_is_lost_while_its_runtime_is_on_the_way(borrowed: Borrowed
 
     borrowed.board.shape(rate_mbit=100)
     with pytest.raises(EdgeDeployError, match=r"^phone: ") as told:
-        provision(borrowed.device, borrowed.kind, borrowed.base, progress=progress)
+        borrowed.provision(progress=progress)
     assert done, str(told.value)
     borrowed.board.heal()
     assert not borrowed.board.run("/bin/sh", "-c", f"cat {borrowed.root}/runtimes/current 2>/dev/null || true").strip()

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -62,9 +61,4 @@ def deployed(folder: Path, keys: dict[str, SigningKey], first: Built, second: Bu
 @pytest.fixture
 def kitchen(deployed: Path, tmp_path: Path, key: SigningKey) -> Kitchen:
     """A board of which release 2 is active, and which tells its application, that heard of nothing so far."""
-    root = tmp_path / "the root"
-    kitchen = Kitchen(root, key)
-    shutil.rmtree(root)
-    shutil.copytree(deployed, root, symlinks=True)
-    kitchen.told.unlink()
-    return kitchen
+    return Kitchen.copy(deployed, tmp_path / "the root", key)

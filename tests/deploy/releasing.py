@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -151,6 +152,15 @@ class Kitchen:
             )
         )
 
+    @classmethod
+    def copy(cls, deployed: Path, root: Path, key: SigningKey) -> Kitchen:
+        """One whose root is a copy of `deployed`, and whose application heard of nothing so far."""
+        kitchen = cls(root, key)
+        shutil.rmtree(root)
+        shutil.copytree(deployed, root, symlinks=True)
+        kitchen.told.unlink()
+        return kitchen
+
     @property
     def unwell(self) -> DeploySettings:
         """Settings under which the application is never well."""
@@ -193,18 +203,19 @@ class Kitchen:
     def kill_at(self, point: str, operation: dict[str, Any]) -> None:
         """Do it, and have it killed at a point, or stopped by another signal there: see killing.py."""
         self.board.write_job(operation)
-        argv = [self.board.python, str(KILLING), point]
-        argv += [str(self.board.agent), str(self.board.job_path), str(self.board.report_path)]
-        done = subprocess.run(argv, capture_output=True, timeout=120, env=plain_environment())
+        done = subprocess.run(self._killing(point), capture_output=True, timeout=120, env=plain_environment())
         ends = 143 if point.endswith(":SIGTERM") else -9
         assert done.returncode == ends, f"{point} was never reached: {done.stderr.decode()}"
+
+    def _killing(self, point: str) -> list[str]:
+        board = self.board
+        return [board.python, str(KILLING), point, str(board.agent), str(board.job_path), str(board.report_path)]
 
     def cut_power_at(self, point: str, operation: dict[str, Any], disk: Disk) -> None:
         """Do it, and cut the power of the board and of `disk`, on which it lies, at a point of killing.py."""
         self.board.write_job(operation)
         disk.commit()  # what the board was before is no matter of this loss
-        argv = [self.board.python, str(KILLING), f"{point}:SIGSTOP"]
-        argv += [str(self.board.agent), str(self.board.job_path), str(self.board.report_path)]
+        argv = self._killing(f"{point}:SIGSTOP")
         with subprocess.Popen(
             argv, env=plain_environment(), start_new_session=True, stdout=subprocess.DEVNULL
         ) as agent:

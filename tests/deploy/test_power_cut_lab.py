@@ -5,7 +5,6 @@ The disk is a real file system that loses whatever was not synced: content witho
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -34,12 +33,7 @@ def disk(tmp_path: Path) -> Iterator[Disk]:
 @pytest.fixture
 def kitchen(disk: Disk, deployed: Path, key: SigningKey) -> Kitchen:
     """A board on that disk, of which release 2 is active."""
-    root = disk.folder / "the root"
-    kitchen = Kitchen(root, key)
-    shutil.rmtree(root)
-    shutil.copytree(deployed, root, symlinks=True)
-    kitchen.told.unlink()
-    return kitchen
+    return Kitchen.copy(deployed, disk.folder / "the root", key)
 
 
 def test_the_disk_forgets(disk: Disk) -> None:

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
-from edgedeploy.board.bare import BareBoard, Wanted, open_any_board
+from edgedeploy.board.bare import BareBoard, open_any_board
 from edgedeploy.board.runners import Runner
 from edgedeploy.plan import load_fleet
 from edgedeploy.profiling import MODES
 from edgedeploy.profiling.native import profile_natively
 from edgedeploy.records import Artifact, Format, Outcome, Precision, Target, Verdict
+from tests.profiling.test_native import wanted
 from tests.support.records import make_variant
 
 if TYPE_CHECKING:
@@ -25,13 +25,6 @@ pytestmark = [pytest.mark.lab, pytest.mark.timeout(600)]
 ROOT = "/data/local/tmp/native"
 # One line without an end, of which all is kept until it ends.
 GREEDY = "#!/bin/sh\nexec tail /dev/zero\n"
-
-
-def wanted(folder: Path, content: str, place: str, *, executable: bool = False) -> Wanted:
-    sha256 = hashlib.sha256(content.encode()).hexdigest()
-    source = folder / sha256
-    source.write_text(content)
-    return Wanted(sha256, source, place.format(sha256), executable)
 
 
 @pytest.mark.fault
@@ -45,8 +38,8 @@ def test_net_too_large_for_the_phone_is_out_of_memory(lab: Lab, tmp_path: Path) 
             with open_any_board(device, fleet.profile(device), lab.folder) as board:
                 assert isinstance(board, BareBoard)
                 runner = Runner("ab" * 32, "benchmark_model", "aarch64", {"tool": "cd" * 32})
-                model = wanted(tmp_path, "a model", "objects/sha256/{}")
-                board.push([model, wanted(tmp_path, GREEDY, f"runtimes/{runner.id}/tool", executable=True)])
+                model = wanted(tmp_path, "objects/sha256/{}", "a model")
+                board.push([model, wanted(tmp_path, f"runtimes/{runner.id}/tool", GREEDY, executable=True)])
                 variant = replace(
                     make_variant("large", target=Target(Format.TFLITE, Precision.FP32)),
                     artifact=Artifact(model.sha256, "tflite", 7),

@@ -260,7 +260,7 @@ def test_the_push_bench_sends_over_a_real_server(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(push, "SLOW_ROUNDS", 2)
     monkeypatch.setattr(push, "SLOW", Link(bits_per_s=400e6, round_trip_s=0.002))
     monkeypatch.setattr(push, "SIZE_BYTES", 8_000_000)
-    monkeypatch.setattr(push, "over_adb", lambda parts: [])
+    monkeypatch.setattr(push, "over_adb", lambda source, parts: [])
     *rows, again, resumed = push.run()
     assert len(rows) == 4
     for row in rows:
@@ -282,7 +282,7 @@ def test_the_push_bench_sends_to_a_real_adbd_as_well(phone: Phone, tmp_path: Pat
     source = tmp_path / "model.bin"
     source.write_bytes(bytes(300_000))
     link = Link(bits_per_s=400e6, round_trip_s=0.05)
-    rows = over_adb.over_adb([(source, 2, None, "on loopback"), (source, 2, link, "afar")])
+    rows = over_adb.over_adb(source, [(2, None, "on loopback"), (2, link, "afar")])
     assert len(rows) == 4
     for row in rows:
         assert isinstance(row, Row)
@@ -292,7 +292,7 @@ def test_the_push_bench_sends_to_a_real_adbd_as_well(phone: Phone, tmp_path: Pat
 
 def test_a_machine_that_can_have_no_adbd_has_a_refused_row(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
-    (table,) = over_adb.over_adb([(tmp_path / "model.bin", 2, None, "on loopback")])
+    (table,) = over_adb.over_adb(tmp_path / "model.bin", [(2, None, "on loopback")])
     assert isinstance(table, Table)
     (adb, ours) = table.records()
     assert (adb["way"], ours["way"]) == (over_adb.ADB_PUSH, OURS)

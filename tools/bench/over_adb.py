@@ -25,15 +25,15 @@ RELAYED = f"127.0.0.1:{RELAY_PORT}"
 Send = Callable[[Path, Path], None]
 
 
-def over_adb(parts: list[tuple[Path, int, Link | None, str]]) -> list[Row | Table]:
-    """A row for `put` and one for `push` of each part: the file, how many rounds, over which link, and its words.
+def over_adb(source: Path, parts: list[tuple[int, Link | None, str]]) -> list[Row | Table]:
+    """A row for `put` and one for `push` of each part: how many rounds, over which link, and its words.
 
     Where this machine can have no adbd that is said in place of the rows. Raises BenchError.
     """
     found: list[Row | Table] = []
     try:
         with phone() as there:
-            for source, rounds, link, words in parts:
+            for rounds, link, words in parts:
                 serial = SERIAL if link is None else _through_relay(there, link)
                 found += _rows(there, serial, source, rounds, words)
     except NoAdbd as why:

@@ -56,7 +56,7 @@ def run() -> list[Row | Table]:
             far = senders.through(server, slow.port)
             rows += _rows(far, source, work / "slow", SLOW_ROUNDS, AFAR)
             tables = [_again(far, slow, source, work / "again"), _resumed(far, slow, source, work / "resumed")]
-        rows += over_adb([(source, ROUNDS, None, LOOPBACK), (source, SLOW_ROUNDS, SLOW, AFAR)])
+        rows += over_adb(source, [(ROUNDS, None, LOOPBACK), (SLOW_ROUNDS, SLOW, AFAR)])
     return [*rows, *tables]
 
 
